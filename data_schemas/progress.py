@@ -1,0 +1,10 @@
+"""How long work tells its caller how far it is, without knowing who listens."""
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what is being done now)."""
+
+
+def silent(done: int, total: int, note: str) -> None:  # noqa: ARG001 - the type's signature
+    """Listen to nothing."""

@@ -1,0 +1,83 @@
+"""The Score: the whole answer about one image, as sent over HTTP and as read by the report writer."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from data_schemas.document import Document, Part
+from data_schemas.terms import FindingState, Format, Laterality, Verdict
+
+
+class ScoredImage(Part):
+    """Which image was scored; nothing here identifies a person."""
+
+    source_sha256: str
+    format: Format
+    modality: str = ""
+    laterality: Laterality = "U"
+    rows: int
+    columns: int
+    prepared_sha256: str = Field(description="SHA-256 of the array that the network saw")
+    warnings: tuple[str, ...] = ()
+
+
+class ModelIdentity(Part):
+    """Which model answered."""
+
+    name: str
+    version: str = ""
+    package_sha256: str
+    contract_sha256: str
+    runtime: str = Field(description="runtime, its version and its precision")
+
+
+class QualityAnswer(Part):
+    """Whether the photograph can be judged, and the measured features."""
+
+    sufficient: bool = True
+    reasons: tuple[str, ...] = ()
+    features: dict[str, float] = {}
+
+
+class FindingScore(Part):
+    """One binary answer. ``state`` follows from the probability and the two limits."""
+
+    name: str
+    probability: float = Field(ge=0, le=1, description="calibrated")
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    state: FindingState
+
+
+class EvidenceMap(Part):
+    """Where a logit comes from. ``mean(values) + bias`` is the logit (before the temperature)."""
+
+    label: str
+    class_index: int
+    values: tuple[tuple[float, ...], ...] = Field(description="[h][w], contributions to the logit")
+    bias: float
+    logit: float
+    region: tuple[int, int, int, int] = Field(
+        description="top, left, height, width of the map on the source picture, pixels"
+    )
+    overlay_png: str = Field(default="", description="base64 PNG of the map over the picture")
+
+
+class Score(Document):
+    """One image, one answer."""
+
+    VERSION: ClassVar[int] = 1
+
+    image: ScoredImage
+    model: ModelIdentity
+    verdict: Verdict
+    primary: str
+    operating_point: str
+    threshold: float = Field(description="`high` of the operating point of the primary label")
+    probabilities: dict[str, dict[str, float]] = Field(
+        description="label -> class -> calibrated probability"
+    )
+    logits: tuple[float, ...]
+    findings: tuple[FindingScore, ...]
+    quality: QualityAnswer = QualityAnswer()
+    evidence: tuple[EvidenceMap, ...] = ()

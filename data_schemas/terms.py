@@ -1,0 +1,23 @@
+"""The words that documents share: one term for one thing (the glossary stands in docs/architecture.md)."""
+
+from typing import Literal
+
+Laterality = Literal["L", "R", "B", "U"]
+"""Side of a paired organ, DICOM (0020,0062): left, right, both, unknown or unpaired."""
+
+Split = Literal["train", "tune", "calibration", "test"]
+"""train fits; tune stops and selects; calibration calibrates and sets operating points; test is sealed."""
+
+SPLITS: tuple[Split, ...] = ("train", "tune", "calibration", "test")
+
+Verdict = Literal["positive", "negative", "indeterminate", "insufficient_quality", "out_of_scope"]
+"""The answer about one image."""
+
+FindingState = Literal["present", "uncertain", "absent", "not_assessed"]
+"""What a score says about one finding: p >= high, low <= p < high, p < low, or nothing."""
+
+Format = Literal["dicom", "jpeg", "png", "tiff", "array"]
+"""Container of an image's bytes, by its first bytes, never by the file's name."""
+
+LabelKind = Literal["binary", "classes"]
+"""binary: 0 or 1. classes: 0..K-1, exclusive (grades are classes, too)."""

@@ -1,0 +1,1 @@
+"""The phantom cohort and the guided tour; uses the other rooms as any user would."""

@@ -1,0 +1,1 @@
+"""Scores to statistics, figures and operating points. numpy and scipy; no torch."""

@@ -1,0 +1,1 @@
+"""Sources to a data set: files, labels, split, store, refusals. No torch."""

@@ -1,0 +1,1 @@
+"""The model package: reading, running, deciding; only export.py knows torch."""

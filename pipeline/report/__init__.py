@@ -1,0 +1,1 @@
+"""Findings to text and back: the companion transformer, its vocabulary, its checks."""

@@ -1,0 +1,1 @@
+"""A data set and a plan to a calibrated network, in an MLflow run."""

@@ -1,0 +1,1 @@
+"""The doors to the outside: command line, HTTP service, DICOM node."""

@@ -1,0 +1,1 @@
+"""The HTTP service that scores images. Never imports torch, monai or MLflow."""
