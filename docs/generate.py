@@ -56,7 +56,8 @@ def tables_page() -> str:
         for kind, o in OUTCOMES.items()
     )
     rows.append(
-        "\n## Errors\n\n| error | HTTP | DICOM | exit code |\n| --- | --- | --- | --- |\n" + outcomes
+        "\n## Errors\n\n| error | HTTP | DICOM | exit code |\n| --- | --- | --- | --- |\n"
+        + outcomes
     )
     return HEAD + "\n".join(rows) + "\n"
 
@@ -83,7 +84,9 @@ def _rows(schema: type[BaseModel], prefix: str = "") -> str:
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             lines.append(_rows(inner, f"{key}."))
         else:
-            lines.append(f"| `{key}` | {_type(info)} | {_default(info)} | {info.description or ''} |")
+            lines.append(
+                f"| `{key}` | {_type(info)} | {_default(info)} | {info.description or ''} |"
+            )
     return "\n".join(lines)
 
 
