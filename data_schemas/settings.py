@@ -89,7 +89,7 @@ def from_assignments(assignments: list[str]) -> Layer:
             continue
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             faults.append(Fault(where, name, f"{text!r} is not a YAML value"))
             continue
         key: Key = tuple(name.split("."))
