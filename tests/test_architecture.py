@@ -46,7 +46,12 @@ def imported_by(code: str) -> set[str]:
     """Return the top-level modules in ``sys.modules`` after ``code`` in a fresh interpreter."""
     script = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
@@ -76,7 +81,7 @@ def test_every_file_says_what_it_is_for_and_is_short(path):
     tree = ast.parse(text)
     said = ast.get_docstring(tree)
     assert said, "no docstring at the top"
-    assert text.startswith(('"""', '#!'))
+    assert text.startswith(('"""', "#!"))
     assert len(said.splitlines()[0]) > 10
 
 
@@ -103,10 +108,14 @@ def test_no_room_reads_the_environment_below_the_door():
     faults = []
     for path in SOURCES:
         place = path.relative_to(ROOT).as_posix()
-        if place in allowed or place.startswith(("services/cli/", "tests/", "benchmarks/", "docs/")):
+        if place in allowed or place.startswith(
+            ("services/cli/", "tests/", "benchmarks/", "docs/")
+        ):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}:
-                faults.append(f"{place}:{node.lineno}")
-    # a child process gets a copy of the environment; reading settings from it is what is forbidden
+        faults += [
+            f"{place}:{node.lineno}"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+        ]
+    # MLflow itself is set up through the environment, and only its room does that
     assert [fault for fault in faults if not fault.startswith("pipeline/tracking/")] == []

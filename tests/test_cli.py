@@ -16,14 +16,14 @@ from services.cli.console import Console
 ROOT = Path(__file__).parents[1]
 
 
-def hilum(*words, **kwargs):
+def hilum(*words):
     return subprocess.run(
         [sys.executable, "-m", "services.cli.main", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
-        **kwargs,
+        check=False,
     )
 
 
@@ -78,7 +78,7 @@ def test_an_unknown_command_is_named_and_the_known_ones_are_listed(capsys):
 
 def _with_command(monkeypatch, run):
     module = types.ModuleType("services.cli.commands.trial", "A trial.")
-    module.configure = lambda parser: None
+    module.configure = lambda _: None
     module.run = run
     monkeypatch.setitem(sys.modules, "services.cli.commands.trial", module)
     monkeypatch.setitem(door.COMMANDS, "trial", "a trial")
@@ -105,11 +105,11 @@ def test_every_error_becomes_its_exit_code(kind, monkeypatch, capsys):
 
 
 def test_an_error_of_a_subclass_takes_its_parents_exit_code(monkeypatch):
-    class Special(ImageError):
+    class SpecialError(ImageError):
         pass
 
     def run(options, console):
-        raise Special("CORRUPT", "the fact")
+        raise SpecialError("CORRUPT", "the fact")
 
     _with_command(monkeypatch, run)
     assert door.main(["trial"]) == OUTCOMES[ImageError].exit_code

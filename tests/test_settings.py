@@ -1,5 +1,6 @@
 """The road of a configuration value: layers, places, and every fault at once."""
 
+import contextlib
 import string
 from typing import Literal
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from data_schemas.contract import Contract
 from data_schemas.document import Document, Part
@@ -69,7 +70,10 @@ def test_every_fault_comes_at_once_with_file_line_and_key():
 
 
 def test_the_place_of_a_fault_is_the_layer_that_set_it():
-    layers = [from_text("name: a\ninner: {batch: 0}", "preset"), from_text("inner:\n  batch: -1", "f")]
+    layers = [
+        from_text("name: a\ninner: {batch: 0}", "preset"),
+        from_text("inner:\n  batch: -1", "f"),
+    ]
     assert faults_of(resolve, Outer, layers)[0].startswith("f:2: inner.batch: ")
 
 
@@ -145,18 +149,14 @@ def test_every_key_of_a_file_has_a_place_on_its_line(tree):
 
 @given(st.text(max_size=60))
 def test_no_text_escapes_as_another_error(text):
-    try:
-        layer = from_text(text, "f")
-    except ConfigError as error:
-        assert error.faults
-    else:
-        assert isinstance(layer.tree, dict)
+    with contextlib.suppress(ConfigError):
+        assert isinstance(from_text(text, "f").tree, dict)
 
 
 @given(trees, trees)
 def test_merging_keeps_what_the_upper_layer_says(below, above):
     class Anything(Part):
-        model_config = {"extra": "allow"}
+        model_config = ConfigDict(extra="allow")
 
     merged = resolve(Anything, [Layer(below), Layer(above)]).model_dump()
 

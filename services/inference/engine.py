@@ -118,8 +118,6 @@ class Engine:
     @staticmethod
     def _warm_decoders() -> None:
         # so that they are imported now and not while the first patient's image waits
-        import pydicom.dcmread
-
         import pipeline.imaging.read
         import pipeline.model.scoring  # noqa: F401
 
