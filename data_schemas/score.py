@@ -36,7 +36,7 @@ class QualityAnswer(Part):
 
     sufficient: bool = True
     reasons: tuple[str, ...] = ()
-    features: dict[str, float] = {}
+    features: dict[str, float] = Field(default_factory=dict)
 
 
 class FindingScore(Part):

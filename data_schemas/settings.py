@@ -58,6 +58,7 @@ def from_text(text: str, name: str) -> Layer:
     places: dict[Key, str] = {}
     faults: list[Fault] = []
     _note_places(root, (), name, places, faults)
+    tree: dict[str, Any] = {}
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
