@@ -27,8 +27,9 @@ def prepare(instance: Instance, contract: Contract) -> Prepared:
     levels = display_levels(instance, contract.grey)
     require_content(levels, contract)
     region, visible = region_of(levels, instance.aspect, contract)
-    answer = quality_of(levels, region, visible, contract)
-    fitted = resize(cut(levels, region), contract.size)
+    square = cut(levels, region)
+    answer = quality_of(square, visible, contract)
+    fitted = resize(square, contract.size)
     if contract.region == "fundus_field":
         fitted = black_outside(fitted)
     pixels = with_channels(fitted, contract.channels)
@@ -69,11 +70,9 @@ def region_of(
     return ((rows - height) // 2, (columns - width) // 2, height, width), 1.0
 
 
-def quality_of(
-    levels: NDArray[np.uint8], region: Region, visible: float, contract: Contract
-) -> QualityAnswer:
+def quality_of(square: NDArray[np.uint8], visible: float, contract: Contract) -> QualityAnswer:
     """Measure and judge the region; sufficient without features if the contract asks for no check."""
     if not contract.quality.check:
         return QualityAnswer()
-    square = resize(cut(levels, region), quality.SIDE)
-    return quality.judge(quality.measure(square, visible), contract.quality)
+    features = quality.measure(resize(square, quality.SIDE), visible)
+    return quality.judge(features, contract.quality)
