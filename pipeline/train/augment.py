@@ -30,9 +30,7 @@ def policy(plan: Augmentation, seed: int) -> Augment:
         return lambda images, _ids, _epoch: images
     change = _torchvision(plan) if plan.library == "torchvision" else _monai(plan)
 
-    def augment(
-        images: NDArray[np.uint8], ids: NDArray[np.int64], epoch: int
-    ) -> NDArray[np.uint8]:
+    def augment(images: NDArray[np.uint8], ids: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
         numbers = draws(seed, epoch, ids)
         changed = np.empty_like(images)
         for place, image in enumerate(images):
@@ -54,7 +52,7 @@ def draws(seed: int, epoch: int, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         per_image = _mix(start ^ ids.astype(np.uint64))[:, None]
         columns = np.arange(1, _DRAWS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         words = _mix(per_image + columns)
-    return (words >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return np.asarray(words >> np.uint64(11), np.float64) / 2.0**53
 
 
 def _mix(z: Any) -> Any:
@@ -79,7 +77,9 @@ def _torchvision(plan: Augmentation) -> Callable[[Tensor, NDArray[np.float64]], 
             image = functional.affine(
                 image,
                 angle=float(centred[_ROTATE] * plan.rotation_deg),
-                translate=[float(centred[axis] * plan.shift * side) for axis in (_SHIFT_X, _SHIFT_Y)],
+                translate=[
+                    float(centred[axis] * plan.shift * side) for axis in (_SHIFT_X, _SHIFT_Y)
+                ],
                 scale=float(1 + centred[_ZOOM] * plan.zoom),
                 shear=[0.0, 0.0],
                 interpolation=bilinear,

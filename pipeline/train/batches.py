@@ -33,45 +33,43 @@ class Batch:
     targets: Tensor
 
 
-class TrainingBatches:
-    """The batches of an epoch, again and again.
+@dataclass(frozen=True)
+class Order:
+    """In which order an epoch sees the images.
 
-    Parameters
-    ----------
-    source
-        The data set.
-    indices
-        Manifest rows of the training split [n].
-    targets
-        Labels of *all* manifest rows [N, L].
-    chance
-        Probability of each of ``indices`` per draw, or ``None`` to see each image once an epoch.
+    ``indices`` are the manifest rows of the training split [n]; ``chance`` is the probability of
+    each of them per draw, or ``None`` to see each image once an epoch.
     """
+
+    indices: NDArray[np.int64]
+    seed: int
+    chance: NDArray[np.float64] | None = None
+
+    def of(self, epoch: int) -> NDArray[np.int64]:
+        """Return the manifest rows in the order of ``epoch``."""
+        generator = np.random.default_rng([self.seed, epoch])
+        if self.chance is None:
+            return generator.permutation(self.indices)
+        return generator.choice(self.indices, len(self.indices), p=self.chance)
+
+
+class TrainingBatches:
+    """The batches of an epoch, again and again. ``targets`` are of all manifest rows [N, L]."""
 
     def __init__(
         self,
         source: Pixels,
-        indices: NDArray[np.int64],
         targets: NDArray[np.int64],
-        *,
+        order: Order,
         batch: int,
-        seed: int,
         augment: Augment,
-        chance: NDArray[np.float64] | None,
         world: World,
     ) -> None:
-        self._source, self._indices, self._targets = source, indices, targets
-        self._seed, self._augment, self._chance, self._world = seed, augment, chance, world
+        self._source, self._targets, self._order = source, targets, order
+        self._augment, self._world = augment, world
         # batches of nearly one size: a last batch of one image would break batch normalisation
-        self.steps = max(1, round(len(indices) / batch))
+        self.steps = max(1, round(len(order.indices) / batch))
         self.waited_s = 0.0
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the manifest rows in the order of ``epoch``."""
-        generator = np.random.default_rng([self._seed, epoch])
-        if self._chance is None:
-            return generator.permutation(self._indices)
-        return generator.choice(self._indices, len(self._indices), p=self._chance)
 
     def __call__(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of ``epoch``; ``waited_s`` then tells how long the loop waited."""
@@ -89,7 +87,7 @@ class TrainingBatches:
             ahead.stop()
 
     def _made(self, epoch: int) -> Iterator[Batch]:
-        for part in np.array_split(self.order(epoch), self.steps):
+        for part in np.array_split(self._order.of(epoch), self.steps):
             own = self._world.share(part)
             images = self._augment(self._source.pixels(own), own, epoch)
             yield Batch(

@@ -91,7 +91,7 @@ def score_histogram(truth: Ints, values: Floats, point: OperatingPoint) -> Figur
     """Draw the probabilities of negatives and positives, and where the thresholds lie."""
     figure, axes = _figure(1, width=6.4)
     axis = axes[0]
-    edges = np.linspace(0, 1, 26)
+    edges = np.linspace(0, 1, 26).tolist()
     axis.hist(values[truth == 0], edges, color=BLUE, alpha=0.6, label="truth: negative")
     axis.hist(values[truth == 1], edges, color=ORANGE, alpha=0.6, label="truth: positive")
     for threshold in sorted({point.low, point.high}):
@@ -130,7 +130,9 @@ def class_counts(outputs: Sequence[Output], targets: Ints, rows: dict[str, Ints]
         for number, name in enumerate(output.classes):
             counts = np.array([int((targets[own, place] == number).sum()) for own in rows.values()])
             bars = axis.barh(list(rows), counts, left=left, label=name)
-            axis.bar_label(bars, [str(c) if c else "" for c in counts], label_type="center", fontsize=7)
+            axis.bar_label(
+                bars, [str(c) if c else "" for c in counts], label_type="center", fontsize=7
+            )
             left += counts
         axis.invert_yaxis()
         axis.set(title=output.label, xlabel="images")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data_schemas.card import Output
 from pipeline.evaluate import statistics
+from pipeline.model import decision
 from pipeline.train.labels import Head, Ints
 from pipeline.train.networks import EvidenceNetwork
 from pipeline.train.world import World
@@ -17,32 +18,28 @@ from pipeline.train.world import World
 Floats = NDArray[np.float64]
 
 
-@torch.no_grad()
 def logits_of(
     network: EvidenceNetwork, images: Iterable[Tensor], world: World, precision: str = "fp32"
 ) -> Floats:
     """Return the logits [N, K] of batches of images, in order."""
     parts = []
-    for batch in images:
-        with world.autocast(precision):
-            maps = network.features(batch)
-        parts.append(network.judge(maps.float())[0].double().cpu().numpy())
+    with torch.no_grad():
+        for batch in images:
+            with world.autocast(precision):
+                maps = network.features(batch)
+            parts.append(network.judge(maps.float())[0].double().cpu().numpy())
     return np.concatenate(parts)
 
 
-def shares(output: Output, logits: Floats, temperature: float = 1.0) -> Floats:
+def shares(output: Output, logits: Floats) -> Floats:
     """Return probabilities [N, classes] of one output from all logits [N, K]."""
-    own = logits[:, list(output.columns)] / temperature
-    if own.shape[1] == 1:
-        own = np.concatenate([np.zeros_like(own), own], axis=1)
-    raised = np.exp(own - own.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+    return decision.calibrated(output, logits)
 
 
-def positive(output: Output, logits: Floats, temperature: float = 1.0) -> Floats:
+def positive(output: Output, logits: Floats) -> Floats:
     """Return the probability [N] of the output's positive classes."""
-    found = shares(output, logits, temperature)[:, list(output.positive_classes)]
-    return np.minimum(found.sum(axis=1), 1.0)
+    found: Floats = shares(output, logits)[:, list(output.positive_classes)].sum(axis=1)
+    return np.minimum(found, 1.0)  # a sum of softmax terms may exceed 1 by a rounding error
 
 
 def is_positive(output: Output, truth: Ints) -> Ints:
@@ -64,7 +61,7 @@ def tune_metrics(head: Head, logits: Floats, targets: Ints) -> dict[str, float]:
         if head.kind == "binary":
             auc = statistics.auc(truth, logits[:, output.columns[0]])
         else:
-            auc = _mean_of_defined(statistics.one_vs_rest_auc(truth, found))
+            auc = _mean_of_defined(np.asarray(statistics.one_vs_rest_auc(truth, found)))
             metrics["tune/auc_positive"] = statistics.auc(
                 is_positive(output, truth), positive(output, logits)
             )
@@ -82,6 +79,15 @@ def tune_metrics(head: Head, logits: Floats, targets: Ints) -> dict[str, float]:
         "tune/accuracy": float(np.mean(right)),
         "tune/brier": float(np.mean(briers)),
         **metrics,
+    }
+
+
+def calibration_metrics(truth: Ints, probability: Floats, tail: str) -> dict[str, float]:
+    """Return ``calibration/...`` metrics of a verdict; ``tail`` sets several labels apart."""
+    return {
+        f"calibration/auc{tail}": statistics.auc(truth, probability),
+        f"calibration/brier{tail}": statistics.brier(truth, probability),
+        f"calibration/ece{tail}": statistics.expected_calibration_error(truth, probability),
     }
 
 

@@ -172,8 +172,8 @@ def _by_sampling(head: Head, targets: Ints, hot: Floats, even: Balance) -> Balan
 
 def _one_hot(head: Head, targets: Ints) -> Floats:
     if head.kind == "binary":
-        return (targets == 1).astype(np.float64)
-    return np.eye(head.columns)[targets[:, 0]]
+        return np.asarray(targets == 1, np.float64)
+    return np.asarray(np.eye(head.columns)[targets[:, 0]], np.float64)
 
 
 class Objective:

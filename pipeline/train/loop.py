@@ -68,7 +68,7 @@ def fit(
         losses, norms, rate = 0.0, 0.0, schedule.get_last_lr()[0]
         for step, batch in enumerate(batches(epoch), start=1):
             loss = loss_of(network, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             world.average_gradients(network)
             norm = clip_grad_norm_(network.parameters(), learning.gradient_norm)
             if not torch.isfinite(loss + norm):
@@ -142,7 +142,6 @@ class Average:
         self.steps = 0
         self.network = copy.deepcopy(network) if decay > 0 else None
 
-    @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards ``network``; counters such as BatchNorm's are taken over."""
         if self.network is None:
@@ -150,11 +149,12 @@ class Average:
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         own, new = self.network.state_dict(), network.state_dict()
-        for name, value in own.items():
-            if value.dtype.is_floating_point:
-                value.lerp_(new[name], share)
-            else:
-                value.copy_(new[name])
+        with torch.no_grad():
+            for name, value in own.items():
+                if value.dtype.is_floating_point:
+                    value.lerp_(new[name], share)
+                else:
+                    value.copy_(new[name])
 
 
 def _rank(metrics: Metrics) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from data_schemas.plan import NetworkPlan
 from pipeline.train import compat as _compat  # noqa: F401 - must come before torchvision and timm
 
 Triple: TypeAlias = tuple[float, float, float]
+Pixels: TypeAlias = tuple[Triple, Triple]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Backbone:
     spread: Triple = (58.395, 57.12, 57.375)
 
 
-class EvidenceNetwork(nn.Module):
+class EvidenceNetwork(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
     """Backbone, 1x1 convolution, average: the logit is the mean of its evidence map, plus a bias.
 
     Takes uint8 images [N, S, S, C] as they lie in a data set, normalises inside, and returns
@@ -39,7 +40,7 @@ class EvidenceNetwork(nn.Module):
     (class activation mapping, Zhou et al. 2016), with nothing left out of the picture.
     """
 
-    def __init__(self, backbone: nn.Sequential, head: nn.Conv2d, pixels: tuple[Triple, Triple]):
+    def __init__(self, backbone: nn.Sequential, head: nn.Conv2d, pixels: Pixels) -> None:
         super().__init__()
         self.backbone = backbone
         self.drop = nn.Dropout2d(0.0)
@@ -206,8 +207,8 @@ def _convnet() -> nn.Sequential:
     )
 
 
-_HALF: tuple[Triple, Triple] = ((127.5,) * 3, (127.5,) * 3)  # type: ignore[assignment]
-_LITE: tuple[Triple, Triple] = ((127.0,) * 3, (128.0,) * 3)  # type: ignore[assignment]
+_HALF: Pixels = ((127.5,) * 3, (127.5,) * 3)
+_LITE: Pixels = ((127.0,) * 3, (128.0,) * 3)
 
 BACKBONES: dict[str, Backbone] = {
     "resnet18": Backbone(lambda: _torchvision_resnet("resnet18")),

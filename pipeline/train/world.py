@@ -14,7 +14,7 @@ from data_schemas.errors import TrainingError
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together, and its device.
+    """One process among those that train together, and its device.
 
     Every process starts from the same seed, works on its share of each batch, and averages
     gradients with the others before each step; so all hold the same weights, validate alike and
@@ -42,7 +42,9 @@ class World:
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         torch.distributed.all_reduce(flat)
         flat /= self.size
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for gradient, part in zip(
+            gradients, flat.split([g.numel() for g in gradients]), strict=True
+        ):
             gradient.copy_(part.view_as(gradient))
 
     def agree(self, network: nn.Module) -> None:
@@ -55,7 +57,10 @@ class World:
         """Return the block in which a backbone computes in ``precision``."""
         if precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        block: AbstractContextManager[object] = torch.autocast(
+            self.device.type, dtype=torch.bfloat16
+        )
+        return block
 
 
 def open_world(device: str, threads: int, seed: int, *, rank: int = 0, size: int = 1) -> World:
