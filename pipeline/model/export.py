@@ -146,13 +146,15 @@ def _stripped(model: onnx.ModelProto) -> bytes:
     model.graph.ClearField("value_info")
     model.graph.name = "hilum"
     onnx.checker.check_model(model, full_check=True)
-    return b"".join([model.SerializeToString(deterministic=True)])
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def _weights(network: torch.nn.Module) -> bytes:
     # clone: safetensors refuses tensors that share memory
     tensors = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    return safetensors.torch.save(tensors)
+    data: bytes = safetensors.torch.save(tensors)
+    return data
 
 
 def _torch_answers(network: torch.nn.Module, images: NDArray[np.uint8]) -> _Answers:

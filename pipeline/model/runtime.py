@@ -55,17 +55,15 @@ class Runtime:
         options.log_severity_level = 3
         # a waiting thread must sleep: spinning steals the core from the next request
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        graph, providers = package.read(GRAPH), _providers(cuda=cuda)
         try:
-            self._session = onnxruntime.InferenceSession(
-                package.read(GRAPH), options, providers=_providers(cuda=cuda)
-            )
-        except PackageError:
-            raise
+            self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # onnxruntime's own exceptions share no base class
             where = package.folder / GRAPH
             raise PackageError(f"ONNX Runtime can't load it: {error}", where=where) from error
         self._shape = (package.card.size, package.card.size, package.card.channels)
         self._check_graph(package)
+        self.bias = verification(package).bias
         device = " cuda" if cuda else ""
         self.identity = f"onnxruntime {onnxruntime.__version__} fp32{device}"
 
@@ -119,11 +117,11 @@ def largest_difference(package: Package, runtime: Runtime) -> float:
 def available_cores(cgroup_v2: Path = _CGROUP_V2, cgroup_v1: Path = _CGROUP_V1) -> int:
     """Return how many cores this process may use: its affinity, or less by a container's quota.
 
-    Source: Linux cgroup v2 ``cpu.max`` ("quota period" or "max period"), v1 ``cpu.cfs_quota_us``.
+    A quota of 1.5 cores counts as 2. Source: Linux cgroup v2 ``cpu.max`` ("quota period" or "max period"), v1 ``cpu.cfs_quota_us``.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = _quota_v2(cgroup_v2) or _quota_v1(cgroup_v1) or math.inf
-    return max(1, math.floor(min(cores or 1, quota)))
+    return max(1, math.ceil(min(cores or 1, quota)))
 
 
 def _quota_v2(path: Path) -> float | None:
