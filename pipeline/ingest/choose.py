@@ -65,7 +65,9 @@ def assign(stay: list[tuple[int, Taken]], key: bytes) -> list[Chosen]:
             continue
         first, place = given.setdefault(patient, (split, where))
         if first != split:
-            faults.append(f"{where}: split: `{split}`, but {place} puts this patient into `{first}`")
+            faults.append(
+                f"{where}: split: `{split}`, but {place} puts this patient into `{first}`"
+            )
     if faults:
         raise DatasetError("\n".join(faults), mend="give all rows of a patient the same split")
     return [

@@ -25,7 +25,9 @@ def check_target(out: Path, *, force: bool, mark: str) -> None:
     if not any(out.iterdir()):
         return
     if not force:
-        raise UsageError("the folder is not empty", where=out, mend="choose another, or use --force")
+        raise UsageError(
+            "the folder is not empty", where=out, mend="choose another, or use --force"
+        )
     if not (out / mark).is_file():
         raise UsageError(f"the folder has no {mark}: it is not replaced", where=out)
 

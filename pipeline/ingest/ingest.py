@@ -50,7 +50,7 @@ class Options:
     """Called with remarks for a person."""
 
 
-def ingest(  # noqa: PLR0913 - the seventh holds the rest
+def ingest(
     source: Path,
     labels: Path | None,
     out: Path,
@@ -58,7 +58,7 @@ def ingest(  # noqa: PLR0913 - the seventh holds the rest
     *,
     key: bytes,
     progress: Progress,
-    options: Options = Options(),  # noqa: B008 - frozen
+    options: Options = Options(),
 ) -> DatasetInfo:
     """Turn a source into a data set folder: every file ends as an image or as a refusal.
 

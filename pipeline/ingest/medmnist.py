@@ -92,9 +92,7 @@ def _load(source: Path) -> dict[str, NDArray[Any]]:
         with np.load(source, allow_pickle=False) as archive:
             missing = [name for name in wanted if name not in archive]
             if missing:
-                raise DatasetError(
-                    f"is not a MedMNIST file: no {', '.join(missing)}", where=source
-                )
+                raise DatasetError(f"is not a MedMNIST file: no {', '.join(missing)}", where=source)
             return {name: archive[name] for name in wanted}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DatasetError("can't be read as a .npz of plain arrays", where=source) from error

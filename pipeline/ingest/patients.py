@@ -14,8 +14,10 @@ _SHARES: tuple[tuple[Split, float], ...] = (
 
 
 def pseudonym(key: bytes, patient: str) -> str:
-    """Return 16 hex digits that stand for a patient: HMAC-SHA256, so that nobody without the key
-    can try identifiers out."""  # fmt: skip
+    """Return 16 hex digits that stand for a patient.
+
+    HMAC-SHA256, so that nobody without the key can find a patient by trying identifiers out.
+    """
     return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:16]
 
 

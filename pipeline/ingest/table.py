@@ -4,6 +4,9 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_schemas.errors import DatasetError
 
 
@@ -66,19 +69,18 @@ def _csv(path: Path) -> Table:
                 rows.append([cell.strip() for cell in row])
                 lines.append(reader.line_num)
     except csv.Error as error:
-        raise DatasetError(f"is not CSV: {error}", where=f"{path.name}:{reader.line_num}") from error
+        raise DatasetError(
+            f"is not CSV: {error}", where=f"{path.name}:{reader.line_num}"
+        ) from error
     raise_faults(faults)
     names = header or []
     return Table(path.name, {name: [r[k] for r in rows] for k, name in enumerate(names)}, lines)
 
 
 def _parquet(path: Path) -> Table:
-    import pyarrow
-    import pyarrow.parquet
-
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
         raise DatasetError("the Parquet file can't be read", where=path) from error
     raise_faults(_header_faults(table.column_names, path.name))
     columns = {

@@ -42,7 +42,7 @@ class Spool:
         """Write the arrays at ``places`` as ``pixels-000.npy`` and so on, and drop the spool."""
         self._stream.close()
         per_shard = shard_rows(self._image_bytes)
-        names = []
+        names: list[str] = []
         with self._path.open("rb") as stream:
             for start in range(0, len(places), per_shard):
                 some = places[start : start + per_shard]
@@ -52,7 +52,9 @@ class Spool:
                 )
                 for row, place in enumerate(some):
                     stream.seek(place * self._image_bytes)
-                    out[row] = np.frombuffer(stream.read(self._image_bytes), np.uint8).reshape(shape)
+                    out[row] = np.frombuffer(stream.read(self._image_bytes), np.uint8).reshape(
+                        shape
+                    )
                     progress(start + row + 1, len(places), "writing")
                 out.flush()
                 names.append(name)

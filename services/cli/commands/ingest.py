@@ -40,7 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="change the contract, as in --set size=224",
     )
     parser.add_argument(
-        "--label", action="append", default=[], metavar="NAME", help="use only this label; repeatable"
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="use only this label; repeatable",
     )
     parser.add_argument("--name", default="", help="the data set's name (default: SOURCE's)")
     parser.add_argument("--key-file", type=Path, help="file with the key of the pseudonyms")
@@ -78,7 +82,8 @@ def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
     lines.append(f"{info['images']:>8}  images of {info['patients']} patients ({splits})")
     for label in info["labels"]:
         counts = ", ".join(
-            f"{name}: {count}" for name, count in zip(label["classes"], label["counts"], strict=True)
+            f"{name}: {count}"
+            for name, count in zip(label["classes"], label["counts"], strict=True)
         )
         lines.append(f"{'':>10}{label['name']} ({label['kind']}): {counts}")
     lines.append(f"{out}: data set `{info['name']}`, content {info['content_sha256'][:16]}")
@@ -96,7 +101,9 @@ def _key(file: Path | None, console: Console) -> bytes:
         where = str(path)
         if file is None and not path.exists():
             _create_key(path)
-            console.say(f"created the key of the patients' pseudonyms: {path} (keep it, and secret)")
+            console.say(
+                f"created the key of the patients' pseudonyms: {path} (keep it, and secret)"
+            )
         try:
             text = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
