@@ -121,10 +121,10 @@ def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDA
         return values
     if values.dtype.kind not in "iu":
         raise ImageError("NO_DECODER", "colour in floating point is not supported")
-    whole: NDArray[Any] = np.clip(values, 0, (1 << header.stored) - 1)
+    whole = np.clip(values.astype(np.int64), 0, (1 << header.stored) - 1)
     # the full range of 16 bits, whatever was stored
     down, up = max(header.stored - 16, 0), max(16 - header.stored, 0)
-    scaled: NDArray[np.uint16] = (whole >> down).astype(np.uint16) << up
+    scaled: NDArray[np.uint16] = (whole >> down << up).astype(np.uint16)
     return scaled
 
 

@@ -105,4 +105,5 @@ def _range(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[n
 
 def _looked_up(values: NDArray[np.float64], table: Lut) -> NDArray[np.float64]:
     places = np.clip(np.rint(values) - table.first, 0, len(table.entries) - 1)
-    return table.entries[places.astype(np.int64)]
+    found: NDArray[np.float64] = table.entries[places.astype(np.int64)]
+    return found
