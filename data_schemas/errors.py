@@ -55,7 +55,9 @@ class Fault:
 
     def __str__(self) -> str:
         """Return ``file:line: key: what is wrong, what would be right``."""
-        return f"{self.where}: {self.key}: {self.what}" if self.key else f"{self.where}: {self.what}"
+        return (
+            f"{self.where}: {self.key}: {self.what}" if self.key else f"{self.where}: {self.what}"
+        )
 
 
 class ConfigError(HilumError):

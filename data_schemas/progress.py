@@ -6,5 +6,5 @@ Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done now)."""
 
 
-def silent(done: int, total: int, note: str) -> None:  # noqa: ARG001 - the type's signature
+def silent(done: int, total: int, note: str) -> None:
     """Listen to nothing."""

@@ -1,0 +1,56 @@
+# The commands of the project. `make demo` and `make test` need nothing but Python 3.11, pip and make.
+VENV ?= .venv
+PY   ?= $(shell command -v python3.11 || command -v python3)
+BIN  := $(VENV)/bin
+
+# where pip looks for local wheels, uv looks too; empty on an ordinary machine
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export UV_LINK_MODE  ?= copy
+# an ordinary machine without GPU: make setup TORCH_INDEX=<address of PyTorch's CPU wheels>
+UV_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match,)
+# nothing of a run is sent anywhere
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+export NO_PROXY := 127.0.0.1,localhost
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix types docs bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+setup: $(VENV)/.ready  ## make the environment (.venv; VENV=path shares one)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@test -n "$(PY)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
+	test -x $(BIN)/python || $(PY) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q $(UV_TORCH) --python $(BIN)/python -c constraints.txt -e '.[train,weights,report,dev]'
+	touch $@
+
+demo: setup  ## the whole road on a drawn cohort: about 4 minutes after installation
+	$(BIN)/hilum demo --out hilum-demo
+
+test: check  ## everything CI runs: contracts, types, style, and the test suite
+	$(BIN)/python -m pytest -n auto --dist worksteal tests
+
+check: setup  ## import contracts, types, style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+
+fix: setup  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup  ## write the generated pages of docs/ anew
+	$(BIN)/python docs/generate.py
+
+bench: setup  ## measure what docs claim: one table per folder of benchmarks/
+	for script in benchmarks/*/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove what make and the demo made
+	rm -rf .venv hilum-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+-include deploy/container.mk

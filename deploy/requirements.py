@@ -1,0 +1,14 @@
+"""Print what pyproject.toml requires, one line each, for the extras named; without names, the base only.
+
+python deploy/requirements.py pyproject.toml train report
+"""
+
+import sys
+import tomllib
+from pathlib import Path
+
+project = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]
+lines = [*project["dependencies"]]
+for extra in sys.argv[2:]:
+    lines += project["optional-dependencies"][extra]
+print("\n".join(lines))  # noqa: T201

@@ -1,0 +1,106 @@
+"""Writes the pages of docs/reference/ from the code: commands, settings, refusals, errors."""
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from data_schemas.contract import Contract
+from data_schemas.dataset import MANIFEST_COLUMNS, REFUSAL_COLUMNS, REFUSALS
+from data_schemas.errors import OUTCOMES
+from data_schemas.files import write_text
+from data_schemas.plan import Plan
+from services.cli.main import COMMANDS
+
+HEAD = "<!-- Written by `make docs` from the code; change the code, not this page. -->\n\n"
+FOLDER = Path(__file__).parent / "reference"
+
+
+def commands_page() -> str:
+    """Return every command's help as Markdown."""
+    parts = ["# Commands\n"]
+    for name in COMMANDS:
+        module = importlib.import_module(f"services.cli.commands.{name.replace('-', '_')}")
+        parser = argparse.ArgumentParser(
+            prog=f"hilum {name}",
+            description=module.__doc__,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=96),
+        )
+        module.configure(parser)
+        parts.append(f"## hilum {name}\n\n```\n{parser.format_help().strip()}\n```\n")
+    return HEAD + "\n".join(parts)
+
+
+def settings_page() -> str:
+    """Return every key of the Plan and the Contract as Markdown tables."""
+    plan = _rows(Plan)
+    contract = _rows(Contract)
+    head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
+    return (
+        f"{HEAD}# Settings\n\nA preset in `configs/` overrides a default, a file overrides that, "
+        "`--set key=value` overrides all.\n\n"
+        f"## Plan (`hilum train`)\n\n{head}{plan}\n\n## Contract (`hilum ingest`)\n\n{head}{contract}\n"
+    )
+
+
+def tables_page() -> str:
+    """Return refusals, table columns and error outcomes as Markdown tables."""
+    rows = [f"# Files and refusals\n\n## Refusal codes\n\n{_table(REFUSALS, 'code', 'meaning')}"]
+    rows.append(f"\n## Columns of manifest.parquet\n\n{_table(MANIFEST_COLUMNS)}")
+    rows.append(f"\n## Columns of refusals.parquet\n\n{_table(REFUSAL_COLUMNS)}")
+    outcomes = "\n".join(
+        f"| {kind.__name__} | {o.http} | 0x{o.dicom:04X} | {o.exit_code} |"
+        for kind, o in OUTCOMES.items()
+    )
+    rows.append(
+        "\n## Errors\n\n| error | HTTP | DICOM | exit code |\n| --- | --- | --- | --- |\n"
+        + outcomes
+    )
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def pages() -> dict[str, str]:
+    """Return file name -> content of every generated page."""
+    return {
+        "commands.md": commands_page(),
+        "settings.md": settings_page(),
+        "tables.md": tables_page(),
+    }
+
+
+def _table(rows: dict[str, str], left: str = "column", right: str = "meaning") -> str:
+    body = "\n".join(f"| `{key}` | {text} |" for key, text in rows.items())
+    return f"| {left} | {right} |\n| --- | --- |\n{body}"
+
+
+def _rows(schema: type[BaseModel], prefix: str = "") -> str:
+    lines: list[str] = []
+    for name, info in schema.model_fields.items():
+        key = f"{prefix}{name}"
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            lines.append(_rows(inner, f"{key}."))
+        else:
+            lines.append(
+                f"| `{key}` | {_type(info)} | {_default(info)} | {info.description or ''} |"
+            )
+    return "\n".join(lines)
+
+
+def _type(info: FieldInfo) -> str:
+    kind: Any = info.annotation
+    text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    return f"`{text.replace('typing.', '').replace('|', 'or')}`"
+
+
+def _default(info: FieldInfo) -> str:
+    return "required" if info.is_required() else f"`{info.default!r}`"
+
+
+if __name__ == "__main__":
+    for file_name, text in pages().items():
+        write_text(FOLDER / file_name, text)
+        print(f"docs/reference/{file_name}")

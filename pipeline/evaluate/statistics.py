@@ -1,0 +1,266 @@
+"""Figures of merit and their intervals: proportions, ROC areas, calibration. Pure numpy and scipy.
+
+A statistic that the data don't define (a class is missing, nothing was counted) is ``nan``; callers
+turn it into ``None`` with a note. Golden values stand in ``tests/evaluate/test_statistics.py``.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from scipy.stats import beta, norm, rankdata
+
+from data_schemas.errors import UsageError
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.integer[Any]]
+
+OFFICIAL_THRESHOLD = 0.5
+"""MedMNIST counts a binary answer as positive above this score (medmnist 3.0.2, evaluator.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AucInterval:
+    """An area under the ROC curve with its interval.
+
+    ``note`` is empty when the interval is an ordinary one; it says why where it is not.
+    """
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    method: str
+    note: str = ""
+
+
+def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact two-sided interval of a proportion (Clopper & Pearson 1934).
+
+    Returns ``(nan, nan)`` for no trials.
+    """
+    _check_counts(successes, trials)
+    if trials == 0:
+        return math.nan, math.nan
+    tail = (1 - level) / 2
+    low = beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
+    high = beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1.0
+    return float(low), float(high)
+
+
+def clopper_pearson_lower(successes: int, trials: int, level: float = 0.95) -> float:
+    """Return the exact one-sided lower bound of a proportion; ``nan`` for no trials."""
+    return clopper_pearson(successes, trials, 2 * level - 1)[0]
+
+
+def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of a proportion (Wilson 1927); ``(nan, nan)`` for no trials."""
+    _check_counts(successes, trials)
+    if trials == 0:
+        return math.nan, math.nan
+    z = float(norm.ppf((1 + level) / 2))
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    # at the ends the formula is exactly 0 or 1; rounding must not put it outside
+    low = 0.0 if successes == 0 else (centre - spread) / scale
+    high = 1.0 if successes == trials else (centre + spread) / scale
+    return low, high
+
+
+def auc(labels: Integers, scores: Floats) -> float:
+    """Return the area under the ROC curve; a tie between classes counts one half.
+
+    Parameters
+    ----------
+    labels
+        0 or 1, [N].
+    scores
+        Larger means more likely 1, [N].
+
+    Returns
+    -------
+    float
+        ``nan`` if a class is missing.
+    """
+    truth, values = _two_classes(labels, scores)
+    positives = int(truth.sum())
+    negatives = truth.size - positives
+    if positives == 0 or negatives == 0:
+        return math.nan
+    ranks = float(rankdata(values)[truth].sum())
+    return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def delong(labels: Integers, scores: Floats, level: float = 0.95) -> AucInterval:
+    """Return AUC with DeLong's variance by midranks (Sun & Xu 2014) and a logit-scale interval.
+
+    With AUC 1 the variance is 0 and says nothing: the lower limit is then
+    ``((1 - level) / 2) ** (1 / min(m, n))``, the smallest AUC-like proportion that the scarcer
+    class can't exclude, and ``note`` says so (AUC 0 is its mirror image).
+    """
+    method = "DeLong, logit"
+    truth, values = _two_classes(labels, scores)
+    area = auc(labels, scores)
+    if math.isnan(area):
+        return AucInterval(area, area, area, area, method, "undefined: a class is missing")
+    fewest = min(int(truth.sum()), int((~truth).sum()))
+    error = math.sqrt(_delong_variance(truth, values)) if fewest > 1 else math.nan
+    limit = ((1 - level) / 2) ** (1 / fewest)
+    if area == 1.0:
+        note = "the classes are fully separated: the lower limit is that of an exact proportion"
+        return AucInterval(area, limit, 1.0, 0.0, "separated", note)
+    if area == 0.0:
+        note = "the classes are fully separated, in the wrong order"
+        return AucInterval(area, 0.0, 1 - limit, 0.0, "separated", note)
+    if not error > 0:
+        note = "no interval: " + ("a class has one image" if fewest == 1 else "the variance is 0")
+        return AucInterval(area, math.nan, math.nan, error, method, note)
+    centre = math.log(area / (1 - area))
+    reach = float(norm.ppf((1 + level) / 2)) * error / (area * (1 - area))
+    return AucInterval(
+        area, float(expit(centre - reach)), float(expit(centre + reach)), error, method
+    )
+
+
+def one_vs_rest_auc(labels: Integers, scores: Floats) -> Floats:
+    """Return each class's AUC against the rest; ``labels`` in 0..K-1 [N], ``scores`` [N, K]."""
+    classes = np.asarray(scores).shape[1]
+    return np.array([auc((labels == k).astype(np.int64), scores[:, k]) for k in range(classes)])
+
+
+def macro_auc(labels: Integers, scores: Floats) -> float:
+    """Return the unweighted mean of :func:`one_vs_rest_auc`; ``nan`` if a class is missing."""
+    return float(np.mean(one_vs_rest_auc(labels, scores)))
+
+
+def official_auc(labels: Integers, scores: Floats) -> float:
+    """Return AUC as MedMNIST scores it (medmnist 3.0.2, evaluator.py).
+
+    Parameters
+    ----------
+    labels
+        Classes [N], or several binary labels [N, L].
+    scores
+        [N, K] columns of classes (K = 2 is binary: the last column counts), [N] or [N, 1] of a
+        binary label, or [N, L] of several.
+    """
+    truth, columns = np.asarray(labels), np.asarray(scores)
+    if truth.ndim == 2 and truth.shape[1] > 1:
+        return float(np.mean([auc(truth[:, k], columns[:, k]) for k in range(truth.shape[1])]))
+    truth = truth.reshape(len(truth))
+    if columns.ndim == 1 or columns.shape[1] <= 2:
+        return auc(truth, columns.reshape(len(truth), -1)[:, -1])
+    return macro_auc(truth, columns)
+
+
+def official_accuracy(labels: Integers, scores: Floats) -> float:
+    """Return ACC as MedMNIST scores it: score > 0.5 (strictly) for binary, argmax for classes."""
+    truth, columns = np.asarray(labels), np.asarray(scores)
+    if len(truth) == 0:
+        return math.nan
+    if truth.ndim == 2 and truth.shape[1] > 1:
+        return float(np.mean((columns > OFFICIAL_THRESHOLD) == (truth == 1)))
+    truth = truth.reshape(len(truth))
+    if columns.ndim == 1 or columns.shape[1] <= 2:
+        answers = columns.reshape(len(truth), -1)[:, -1] > OFFICIAL_THRESHOLD
+        return accuracy(truth, answers.astype(np.int64))
+    return accuracy(truth, np.argmax(columns, axis=1))
+
+
+def accuracy(labels: Integers, answers: Integers) -> float:
+    """Return the share of answers that equal the label; ``nan`` for none."""
+    truth = np.asarray(labels)
+    return float(np.mean(truth == np.asarray(answers))) if truth.size else math.nan
+
+
+def confusion(labels: Integers, answers: Integers, classes: int) -> NDArray[np.int64]:
+    """Return counts [classes, classes]: rows are the truth, columns the answer."""
+    cells = np.asarray(labels, dtype=np.int64) * classes + np.asarray(answers, dtype=np.int64)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def brier(labels: Integers, probabilities: Floats) -> float:
+    """Return the mean squared difference of probability and outcome (Brier 1950).
+
+    ``probabilities`` [N] of a binary label, or [N, K]: then the sum over classes is averaged.
+    """
+    truth, values = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    if truth.size == 0:
+        return math.nan
+    if values.ndim == 1:
+        return float(np.mean((values - truth) ** 2))
+    wanted = np.eye(values.shape[1])[truth]
+    return float(np.mean(np.sum((values - wanted) ** 2, axis=1)))
+
+
+def calibration_bins(
+    labels: Integers, probabilities: Floats, bins: int = 10
+) -> tuple[Floats, Floats, Integers]:
+    """Return per bin the mean probability, the observed share (``nan`` if empty) and the count.
+
+    Bins have equal width, are closed below and open above; the last one holds 1.
+    """
+    values = np.asarray(probabilities, dtype=np.float64)
+    truth = np.asarray(labels, dtype=np.float64)
+    # compare with the edges themselves: floor(p * bins) puts 0.29 * 100 into bin 28
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(index, weights=values, minlength=bins) / counts
+        share = np.bincount(index, weights=truth, minlength=bins) / counts
+    return mean, share, counts
+
+
+def expected_calibration_error(labels: Integers, probabilities: Floats, bins: int = 10) -> float:
+    """Return ECE: the counted mean of |probability - observed share| over equal-width bins."""
+    if np.asarray(labels).size == 0:
+        return math.nan
+    mean, share, counts = calibration_bins(labels, probabilities, bins)
+    filled = counts > 0
+    gaps = np.abs(mean[filled] - share[filled])
+    return float(np.sum(gaps * counts[filled]) / counts.sum())
+
+
+def roc_curve(labels: Integers, scores: Floats) -> tuple[Floats, Floats]:
+    """Return false- and true-positive rates at every distinct score, from (0, 0) to (1, 1)."""
+    truth, values = _two_classes(labels, scores)
+    order = np.argsort(-values, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(values[order])), values.size - 1)
+    hits = np.cumsum(truth[order])[last_of_tie]
+    alarms = np.cumsum(~truth[order])[last_of_tie]
+    with np.errstate(invalid="ignore"):
+        return np.append(0.0, alarms / alarms[-1]), np.append(0.0, hits / hits[-1])
+
+
+def _delong_variance(truth: NDArray[np.bool_], values: Floats) -> float:
+    positives, negatives = values[truth], values[~truth]
+    together = rankdata(values)
+    # structural components: each case's share of the other class that it beats
+    of_positives = (together[truth] - rankdata(positives)) / negatives.size
+    of_negatives = 1 - (together[~truth] - rankdata(negatives)) / positives.size
+    return float(
+        np.var(of_positives, ddof=1) / positives.size
+        + np.var(of_negatives, ddof=1) / negatives.size
+    )
+
+
+def _two_classes(labels: Integers, scores: Floats) -> tuple[NDArray[np.bool_], Floats]:
+    truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if truth.shape != values.shape or truth.ndim != 1:
+        raise UsageError(f"labels {truth.shape} and scores {values.shape} must be equal and flat")
+    if not np.isin(truth, (0, 1)).all():
+        raise UsageError(f"labels must be 0 or 1, found {np.unique(truth)[:5].tolist()}")
+    if not np.isfinite(values).all():
+        raise UsageError("scores must be finite")
+    return truth == 1, values
+
+
+def _check_counts(successes: int, trials: int) -> None:
+    if not 0 <= successes <= trials:
+        raise UsageError(f"{successes} of {trials} is not a proportion")

@@ -1,0 +1,87 @@
+"""Score images over HTTP: one request with a file's bytes, one answer.
+
+MODEL is a package folder, or a model of the registry: models:/NAME@ALIAS or models:/NAME/VERSION.
+
+    hilum serve models:/fundus@champion --port 8080
+    curl --data-binary @photo.jpg 'http://127.0.0.1:8080/v1/scores?evidence=true'
+
+The first line on stdout is `serving NAME on URL` (with --json an object with name, version and
+url). The page at URL shows an image with its answer; URL/docs describes the interface. The log
+goes to stderr as JSON lines without anything identifying. Every setting can also come from the
+environment (HILUM_MODEL, HILUM_HOST, HILUM_PORT, HILUM_THREADS, HILUM_QUEUE, HILUM_MAX_BODY_MB,
+HILUM_MAX_HELD_MB, HILUM_BODY_SECONDS, HILUM_DRAIN_SECONDS); a flag wins.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_schemas.errors import PackageError, UsageError
+from services.cli.console import Console
+
+if TYPE_CHECKING:
+    from pipeline.model.package import Package
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="package folder or models:/NAME@ALIAS"
+    )
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", help="port; 0 takes any free one (default 8080)")
+    parser.add_argument("--threads", help="images scored at once (default: the cores it may use)")
+    parser.add_argument("--queue", help="images that may wait for a thread (default 32)")
+    parser.add_argument("--max-body-mb", help="largest request body, MiB (default 256)")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Serve until SIGTERM or Ctrl-C; 0 after a clean end."""
+    from services.inference.settings import from_door
+
+    flags = {
+        name: getattr(options, name)
+        for name in ("model", "host", "port", "threads", "queue", "max_body_mb")
+    }
+    settings = from_door(flags)
+    if not settings.model:
+        raise UsageError(
+            "no model is named",
+            where="MODEL",
+            mend="hilum serve FOLDER, or hilum serve models:/NAME@ALIAS (or set HILUM_MODEL)",
+        )
+    with tempfile.TemporaryDirectory(prefix="hilum-serve-") as scratch:
+        package, version = _package(settings.model, Path(scratch))
+
+        from services.inference.app import create_app
+        from services.inference.server import address_of, is_open_to_others, listen, serve
+
+        app = create_app(package, settings, version=version)
+        listening = listen(settings.host, settings.port)
+        name, url = package.card.name, address_of(listening)
+        console.result(f"serving {name} on {url}", {"name": name, "version": version, "url": url})
+        if is_open_to_others(listening):
+            console.say(
+                "other machines can reach this port, and the service asks nobody who they are:"
+                " put a proxy in front of it that does"
+            )
+        serve(app, listening, settings)
+    return 0
+
+
+def _package(model: str, scratch: Path) -> "tuple[Package, str]":
+    from pipeline.model.package import open_package
+
+    if model.startswith("models:/"):
+        from pipeline.tracking.registry import fetch_package
+        from services.cli.settings import tracking_uri
+
+        fetched = fetch_package(model, tracking_uri(), scratch / "package")
+        return open_package(fetched.folder), fetched.version
+    folder = Path(model)
+    if not folder.is_dir():
+        raise PackageError(
+            "no such package folder", where=folder, mend="name a folder, or models:/NAME@ALIAS"
+        )
+    return open_package(folder), ""

@@ -1,0 +1,72 @@
+"""A thread pool with a bounded queue: beyond it, a request is told to come back instead of waiting."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from data_schemas.errors import BusyError
+from services.inference.figures import Figures
+
+Answer = TypeVar("Answer")
+
+
+class Pool:
+    """Runs work in ``threads`` threads; at most ``queue`` pieces wait. Called from one event loop.
+
+    A bounded queue keeps the wait of the last in line near (queue / threads x time of one image);
+    an unbounded one lets it grow until every client has given up.
+    """
+
+    def __init__(self, threads: int, queue: int, figures: Figures) -> None:
+        self.threads = threads
+        self.queue = queue
+        self._figures = figures
+        self._under_way = 0
+        self._mean_seconds = 0.1
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="score")
+
+    async def run(self, work: Callable[[], Answer]) -> Answer:
+        """Run ``work`` in a thread and return its answer.
+
+        Raises
+        ------
+        BusyError
+            If the threads are taken and the queue is full; with the expected time to wait.
+        """
+        if self._under_way >= self.threads + self.queue:
+            wait = math.ceil(self._under_way / self.threads * self._mean_seconds)
+            raise BusyError(
+                f"{self.threads} images are being scored and {self.queue} are waiting",
+                retry_after_s=max(1, wait),
+            )
+        self._under_way += 1
+        self._figures.waiting.set(max(0, self._under_way - self.threads))
+        asked = time.perf_counter()
+
+        def timed() -> tuple[Answer, float]:
+            began = time.perf_counter()
+            self._figures.queue_seconds.observe(began - asked)
+            return work(), time.perf_counter() - began
+
+        try:
+            future = self._executor.submit(timed)
+        except BaseException:
+            self._leave()
+            raise
+        # a place is free again when the work has ended, not when its client has gone away
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
+        answer, seconds = await asyncio.wrap_future(future)
+        self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
+        return answer
+
+    def close(self) -> None:
+        """Wait for what runs, drop what waits."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _leave(self) -> None:
+        self._under_way -= 1
+        self._figures.waiting.set(max(0, self._under_way - self.threads))

@@ -1,0 +1,131 @@
+"""Every error of the service as an RFC 9457 problem body: one table of codes, one builder."""
+
+import re
+
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from data_schemas.dataset import REFUSALS
+from data_schemas.errors import OUTCOMES, BusyError, HilumError, ImageError
+
+MEDIA_TYPE = "application/problem+json"
+
+REFUSAL_STATUS: dict[str, int] = {"NOT_AN_IMAGE": 415, "WRONG_FORMAT": 415, "TOO_LARGE": 413}
+"""Refusal code -> HTTP status, where it isn't the 422 of every other refusal (RFC 9110)."""
+
+SERVICE_CODES: dict[str, tuple[int, str]] = {
+    "EMPTY_BODY": (400, "the request has no body"),
+    "BAD_MULTIPART": (400, "the multipart body isn't exactly one file"),
+    "INVALID_REQUEST": (422, "a parameter of the request is wrong"),
+    "BODY_TOO_LARGE": (413, "the request body is larger than the service's limit"),
+    "BODY_INCOMPLETE": (408, "the request body did not arrive whole in time"),
+    "UNKNOWN_ROUTE": (404, "there is nothing at this address"),
+    "WRONG_METHOD": (405, "this address doesn't take this method"),
+    "NOT_READY": (503, "the model isn't loaded and checked yet, or failed its check"),
+    "BUSY": (503, "all threads are working and the queue is full"),
+    "FAULT": (500, "the service failed; the fault is in its log under this request id"),
+}
+"""Codes of the service itself -> HTTP status and meaning."""
+
+
+class Problem(BaseModel):
+    """A refusal or an error, after RFC 9457."""
+
+    type: str = Field(description="where this kind of problem is explained")
+    title: str = Field(description="what this kind of problem is, the same every time")
+    status: int
+    detail: str = Field(description="what is wrong with this request, in one or two sentences")
+    instance: str = Field(description="urn:uuid: of this request, as in the service's log")
+    code: str = Field(description="stable name of the problem, for programs")
+    request_id: str
+    hint: str | None = Field(default=None, description="how to mend it")
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault
+    """A request turned down, with a code of :data:`SERVICE_CODES` or of ``REFUSALS``."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        hint: str | None = None,
+        *,
+        retry_after_s: int | None = None,
+        allow: str | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.code = code
+        self.detail = detail
+        self.hint = hint
+        self.retry_after_s = retry_after_s
+        self.allow = allow
+
+
+def status_of(code: str) -> int:
+    """Return the HTTP status of a refusal or service code."""
+    if code in SERVICE_CODES:
+        return SERVICE_CODES[code][0]
+    return REFUSAL_STATUS.get(code, OUTCOMES[ImageError].http)
+
+
+def title_of(code: str) -> str:
+    """Return the fixed sentence of a refusal or service code."""
+    return SERVICE_CODES[code][1] if code in SERVICE_CODES else REFUSALS[code]
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """Turn any exception into what a client may know of it.
+
+    An ``ImageError`` and a ``UsageError`` speak about the request and are passed on; every other
+    fault is the service's own, and its text stays in the log.
+    """
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, ImageError):
+        return Refusal(error.code, _sentence(error), error.mend)
+    if isinstance(error, BusyError):
+        return Refusal("BUSY", error.what, error.mend, retry_after_s=error.retry_after_s)
+    if isinstance(error, HilumError):
+        kind = next(kind for kind in type(error).__mro__ if kind in OUTCOMES)
+        if 400 <= OUTCOMES[kind].http < 500:
+            return Refusal("INVALID_REQUEST", _sentence(error), error.mend)
+    return Refusal(
+        "FAULT",
+        "Nothing is wrong with the request as far as the service can tell.",
+        "tell whoever runs the service, with the request id",
+    )
+
+
+def problem_of(refusal: Refusal, request_id: str) -> Problem:
+    """Return the problem body of a refusal."""
+    return Problem(
+        type=f"/docs#{refusal.code}",
+        title=title_of(refusal.code),
+        status=status_of(refusal.code),
+        detail=refusal.detail,
+        instance=f"urn:uuid:{request_id}",
+        code=refusal.code,
+        request_id=request_id,
+        hint=refusal.hint,
+    )
+
+
+def answer(refusal: Refusal, request_id: str) -> Response:
+    """Return the HTTP answer of a refusal."""
+    problem = problem_of(refusal, request_id)
+    headers = {"Cache-Control": "no-store"}
+    if refusal.retry_after_s is not None:
+        headers["Retry-After"] = str(refusal.retry_after_s)
+    if refusal.allow is not None:
+        headers["Allow"] = refusal.allow
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        status_code=problem.status,
+        headers=headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def _sentence(error: HilumError) -> str:
+    where = "" if error.where is None else f" ({error.where})"
+    return re.sub(r"\s+", " ", f"{error.what}{where}").strip()

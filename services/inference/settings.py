@@ -1,0 +1,73 @@
+"""The service's settings: schema default < HILUM_* of the environment < the command's flags."""
+
+import os
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from data_schemas.document import Part
+from data_schemas.settings import Layer, resolve
+
+PREFIX = "HILUM_"
+
+
+class ServiceSettings(Part):
+    """Everything about the service that isn't the model. Each field is also ``HILUM_<FIELD>``."""
+
+    model: str = Field(
+        default="", description="package folder, models:/NAME@alias or models:/NAME/VERSION"
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="0: any free port")
+    threads: int = Field(
+        default=0, ge=0, le=256, description="images scored at once; 0: the cores it may use"
+    )
+    queue: int = Field(
+        default=32, ge=0, description="images that may wait for a thread; more are answered 503"
+    )
+    max_body_mb: int = Field(default=256, ge=1, le=4096, description="largest request body, MiB")
+    max_held_mb: int = Field(
+        default=1024, ge=1, description="bodies held at once, MiB; more are answered 503"
+    )
+    body_seconds: float = Field(
+        default=60.0, gt=0, description="time for a body to arrive; slower ones are answered 408"
+    )
+    drain_seconds: int = Field(
+        default=30, ge=0, description="time for requests under way to end after SIGTERM"
+    )
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest request body, bytes."""
+        return self.max_body_mb * 2**20
+
+    @property
+    def max_held_bytes(self) -> int:
+        """Bytes of all bodies held at once; never less than one whole body."""
+        return max(self.max_held_mb * 2**20, self.max_body_bytes)
+
+
+def from_door(
+    flags: Mapping[str, object], environment: Mapping[str, str] | None = None
+) -> ServiceSettings:
+    """Resolve the settings from the environment and the command's flags (``None``: not given).
+
+    Raises
+    ------
+    ConfigError
+        With every fault, each naming its variable or flag.
+    """
+    environment = os.environ if environment is None else environment
+    variables = {
+        name: environment[PREFIX + name.upper()]
+        for name in ServiceSettings.model_fields
+        if environment.get(PREFIX + name.upper())
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    return resolve(
+        ServiceSettings,
+        [
+            Layer(dict(variables), {(name,): PREFIX + name.upper() for name in variables}),
+            Layer(given, {(name,): "--" + name.replace("_", "-") for name in given}),
+        ],
+    )
