@@ -1,4 +1,4 @@
-"""Print what pyproject.toml requires, one line each, for the extras named; without names, the base only.
+"""Print what pyproject.toml requires, one line each, for the extras named; without names, the base only.  # noqa: INP001
 
 python deploy/requirements.py pyproject.toml train report
 """
