@@ -113,8 +113,8 @@ class WriterPlan(Document):
     layers: int = Field(default=3, ge=1)
     heads: int = Field(default=3, ge=1)
     width: int = Field(default=48, ge=1, description="a multiple of heads")
-    steps: int = Field(default=250, ge=1)
-    batch: int = Field(default=48, ge=1, description="simulated reports per step")
+    steps: int = Field(default=300, ge=1)
+    batch: int = Field(default=16, ge=1, description="simulated reports per step")
     rate: float = Field(default=3e-3, gt=0, description="highest learning rate (AdamW, cosine)")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of steps")
     weight_decay: float = Field(default=0.1, ge=0)
@@ -123,7 +123,9 @@ class WriterPlan(Document):
         default=64, ge=1, description="simulated reports, never trained on, that figures come from"
     )
     seed: int = Field(default=0, ge=0)
-    threads: int = Field(default=0, ge=0, description="0: all cores this process may use")
+    threads: int = Field(
+        default=1, ge=0, description="a network this small gains nothing from more; 0: all cores"
+    )
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:

@@ -158,6 +158,9 @@ def _raw_frame(header: ImageHeader) -> bytes:
         raise ImageError(
             "TRUNCATED", f"the pixel data have {len(header.value)} bytes of {needed} expected"
         )
+    if header.swap_words:
+        start = size * header.frame
+        return _swapped(header.value)[start : start + size]
     if header.allocated == 1 and one % 8:
         bits = np.unpackbits(np.frombuffer(header.value, np.uint8), bitorder="little")
         chosen = bits[one * header.frame : one * (header.frame + 1)]
@@ -179,8 +182,6 @@ def _raw(header: ImageHeader, frame: bytes) -> NDArray[Any]:
         packed = np.frombuffer(frame, np.uint8)
         return np.unpackbits(packed, bitorder="little")[: rows * columns].reshape(rows, columns)
     values = np.frombuffer(frame, f"{order}u{header.allocated // 8}")
-    if header.swap_words:
-        values = _swapped(frame)[:size]
     if header.photometric == "YBR_FULL_422" and header.allocated == 8:
         if columns % 2:
             raise ImageError("CORRUPT", "YBR_FULL_422 needs an even number of columns")
@@ -194,9 +195,10 @@ def _raw(header: ImageHeader, frame: bytes) -> NDArray[Any]:
     return _masked(values.reshape(rows, columns), header)
 
 
-def _swapped(frame: bytes) -> NDArray[np.uint8]:
-    even = frame if len(frame) % 2 == 0 else frame + b"\x00"
-    return np.frombuffer(even, ">u2").astype("<u2").view(np.uint8)
+def _swapped(value: bytes) -> bytes:
+    # 8-bit values written as big-endian 16-bit words: every two neighbours change places
+    even = value if len(value) % 2 == 0 else value + b"\x00"
+    return np.frombuffer(even, ">u2").astype("<u2").tobytes()
 
 
 def _masked(values: NDArray[Any], header: ImageHeader) -> NDArray[Any]:

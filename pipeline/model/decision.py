@@ -53,13 +53,13 @@ def probabilities(card: Card, logits: Logits) -> dict[str, NDArray[np.float64]]:
     sigmoid (one column) or a softmax (several).
     """
     values = np.asarray(logits, dtype=np.float64)
-    return {output.label: _calibrated(output, values) for output in card.outputs}
+    return {output.label: calibrated(output, values) for output in card.outputs}
 
 
 def positive_probability(card: Card, label: str, logits: Logits) -> NDArray[np.float64]:
     """Return the calibrated probability [N] that ``label`` is one of its positive classes."""
     output = output_of(card, label)
-    found = _calibrated(output, np.asarray(logits, dtype=np.float64))
+    found = calibrated(output, np.asarray(logits, dtype=np.float64))
     # a sum of softmax terms may exceed 1 by a rounding error
     total: NDArray[np.float64] = found[:, list(output.positive_classes)].sum(axis=1)
     return np.minimum(total, 1.0)
@@ -130,7 +130,8 @@ def _primary_point(card: Card) -> OperatingPoint:
     return point
 
 
-def _calibrated(output: Output, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def calibrated(output: Output, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probabilities [N, classes] of one output from all logits [N, K]."""
     scaled = logits[:, list(output.columns)] / output.temperature
     if len(output.columns) == 1:
         # a sigmoid is a softmax over (0, logit)

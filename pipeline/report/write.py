@@ -155,20 +155,36 @@ def choose(
     ReportError
         If the writer doesn't know a word of the language, or answers with the wrong shape.
     """
+    chosen: list[Choice] = []
+    before: list[str] = []
+    at = 0
+    while at < len(told):
+        legal = choices(told, at, primary, vocabulary)
+        sentence = next_sentence(told, before, legal, writer)
+        before += sentence.words
+        chosen.append(sentence)
+        at += sentence.covers
+    return chosen
+
+
+def next_sentence(
+    told: tuple[Statement, ...], before: list[str], legal: list[Choice], writer: NextWord
+) -> Choice:
+    """Return the one of ``legal`` that the writer prefers after the words ``before``.
+
+    Raises
+    ------
+    ReportError
+        As :func:`choose`.
+    """
     number = {word: n for n, word in enumerate(writer.tokens)}
+    prompt = [START, *(prompt_token(s) for s in told), TEXT]
     try:
-        numbers = [number[START], *(number[prompt_token(s)] for s in told), number[TEXT]]
-        chosen = []
-        at = 0
-        while at < len(told):
-            legal = choices(told, at, primary, vocabulary)
-            sentence = _walk([(c, [number[w] for w in c.words]) for c in legal], numbers, writer)
-            numbers += [number[word] for word in sentence.words]
-            chosen.append(sentence)
-            at += sentence.covers
+        numbers = [number[word] for word in [*prompt, *before]]
+        paths = [(choice, [number[word] for word in choice.words]) for choice in legal]
     except KeyError as error:
         raise ReportError(f"the writer doesn't know the token {error}") from error
-    return chosen
+    return _walk(paths, numbers, writer)
 
 
 def _walk(legal: list[tuple[Choice, list[int]]], before: list[int], writer: NextWord) -> Choice:
