@@ -25,9 +25,9 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
   /opt/tools/bin/python deploy/requirements.py pyproject.toml > requirements.txt \
   && /opt/tools/bin/pip --python /opt/hilum/bin/python install -q -c constraints.txt -r requirements.txt
 COPY deploy/trim deploy/
-RUN deploy/trim /opt/hilum/lib/python3*/site-packages
 # bytecode that does not depend on file times: nothing is compiled at start, where nothing can be written
-RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/hilum/lib
+RUN deploy/trim /opt/hilum/lib/python3*/site-packages \
+  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/hilum/lib
 COPY . .
 RUN /opt/tools/bin/pip --python /opt/hilum/bin/python install -q --no-deps . \
   && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/hilum/lib \
@@ -39,10 +39,10 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
   /opt/tools/bin/python deploy/requirements.py pyproject.toml train weights report > requirements.txt \
   && /opt/tools/bin/pip --python /opt/hilum/bin/python install -q -c constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} -r requirements.txt
-RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/hilum/lib
+# some packages carry files for newer Pythons, which this one can't compile
+RUN python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash /opt/hilum/lib || true
 COPY . .
-RUN /opt/tools/bin/pip --python /opt/hilum/bin/python install -q --no-deps . \
-  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/hilum/lib
+RUN /opt/tools/bin/pip --python /opt/hilum/bin/python install -q --no-deps --compile .
 
 # ---- what both results share: a user without rights, the standard library compiled
 FROM ${BASE} AS runtime
@@ -56,8 +56,7 @@ ENV PATH=/opt/hilum/bin:${PATH} \
     HOME=/tmp \
     LANG=C.UTF-8 \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1 \
-    OMP_NUM_THREADS=1
+    PYTHONUNBUFFERED=1
 STOPSIGNAL SIGTERM
 USER 10001:10001
 LABEL org.opencontainers.image.title="hilum" \
@@ -67,8 +66,10 @@ LABEL org.opencontainers.image.title="hilum" \
 FROM runtime AS train
 LABEL org.opencontainers.image.description="hilum: training, evaluation and registration of medical-image classifiers"
 COPY --from=build-train /opt/hilum /opt/hilum
-# training runs as many threads as it is given
-ENV OMP_NUM_THREADS="" MPLCONFIGDIR=/tmp/matplotlib
+USER 0:0
+RUN install -d -o 10001 -g 10001 /work
+USER 10001:10001
+ENV MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /work
 ENTRYPOINT ["hilum"]
 CMD ["--help"]
@@ -83,7 +84,7 @@ LABEL org.opencontainers.image.description="hilum: scores medical images over HT
 COPY --from=build-serve /opt/hilum /opt/hilum
 # HILUM_MODEL: a package folder, or models:/NAME@ALIAS with MLFLOW_TRACKING_URI; each flag of
 # `hilum serve` is a HILUM_ variable, and words after the image's name are flags too
-ENV HILUM_MODEL=/model HILUM_HOST=0.0.0.0 HILUM_PORT=8080
+ENV HILUM_MODEL=/model HILUM_HOST=0.0.0.0 HILUM_PORT=8080 OMP_NUM_THREADS=1
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as http; http.urlopen('http://127.0.0.1:' + os.environ['HILUM_PORT'] + '/readyz', timeout=3)"]

@@ -49,6 +49,7 @@ class Evaluation(Part):
     """Figures of the test split."""
 
     dataset_sha256: str
+    package_sha256: str = Field(default="", description="the package that was measured")
     split: str
     images: int
     patients: int

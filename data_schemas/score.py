@@ -43,7 +43,9 @@ class FindingScore(Part):
     """One binary answer. ``state`` follows from the probability and the two limits."""
 
     name: str
-    probability: float = Field(ge=0, le=1, description="calibrated")
+    probability: float | None = Field(
+        ge=0, le=1, description="calibrated; None: the image could not be judged"
+    )
     low: float = Field(ge=0, le=1)
     high: float = Field(ge=0, le=1)
     state: FindingState

@@ -51,6 +51,8 @@ def from_text(text: str, name: str) -> Layer:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}" if mark else name
         raise ConfigError([Fault(where, "", f"is not YAML: {error.problem}")]) from error
+    except yaml.YAMLError as error:  # characters that YAML doesn't allow
+        raise ConfigError([Fault(name, "", f"is not YAML: {error}")]) from error
     if root is None:
         return Layer({})
     if not isinstance(root, yaml.MappingNode):
@@ -61,7 +63,7 @@ def from_text(text: str, name: str) -> Layer:
     tree: dict[str, Any] = {}
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-99-99
         faults.append(Fault(name, "", f"is not plain YAML: {error}"))
     if faults:
         raise ConfigError(faults)
@@ -87,7 +89,7 @@ def from_assignments(assignments: list[str]) -> Layer:
             continue
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             faults.append(Fault(where, name, f"{text!r} is not a YAML value"))
             continue
         key: Key = tuple(name.split("."))

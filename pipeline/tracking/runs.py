@@ -359,17 +359,21 @@ def _stop_watching(monitor: Any) -> None:
 
 
 def _source_tags() -> dict[str, str]:
-    try:
-        ours = version("hilum")
-    except PackageNotFoundError:
-        ours = "unknown"
     tags = {
-        "hilum.version": ours,
+        "hilum.version": our_version(),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": "hilum",
     }
     commit = git_commit()
     return {**tags, "mlflow.source.git.commit": commit} if commit else tags
+
+
+def our_version() -> str:
+    """Return hilum's version, ``unknown`` when it runs from a tree that isn't installed."""
+    try:
+        return version("hilum")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def git_commit() -> str:

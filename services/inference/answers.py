@@ -47,7 +47,7 @@ def summary_of(engine: Engine, max_body_bytes: int) -> ModelSummary:
         intended_use=card.intended_use,
         package_sha256=engine.package.sha256,
         contract_sha256=card.contract_sha256,
-        runtime="" if engine.runtime is None else engine.runtime.identity,
+        runtime="" if engine.loaded is None else engine.loaded.runtime.identity,
         backbone=card.backbone,
         parameters=card.parameters,
         dataset_name=card.dataset_name,

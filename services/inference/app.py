@@ -134,7 +134,7 @@ def _add_model(app: FastAPI, engine: Engine, settings: ServiceSettings, figures:
     async def readyz() -> Health:
         """Answer 200 once the package's verification images give the stored outputs again."""
         if engine.state != "ready":
-            raise Refusal("NOT_READY", f"Not ready: {engine.reason}.", retry_after_s=1)
+            raise engine.not_ready()
         return Health(status="ready")
 
     @app.get(

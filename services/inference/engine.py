@@ -3,11 +3,11 @@
 import asyncio
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from data_schemas.score import Score
 from pipeline.model.package import Package
-from services.inference.cores import available_cores
 from services.inference.figures import Figures
 from services.inference.journal import Journal
 from services.inference.pool import Pool
@@ -19,12 +19,23 @@ if TYPE_CHECKING:
 
 State = Literal["starting", "ready", "failed", "stopping"]
 
+TOLERANCE = 1e-4
+"""Largest allowed |logit here - logit at export| over the package's verification images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What scoring needs: a session that several threads may call, and the threads."""
+
+    runtime: "Runtime"
+    pool: Pool
+
 
 class Engine:
     """One package, one runtime session, one pool of threads that call it.
 
-    The session itself uses one thread per call: several single-image streams beat one call on
-    several threads, whose spinning also starves its neighbours on a shared machine.
+    The session uses one thread per call: several single-image streams beat one call on several
+    threads, whose waiting also starves the neighbours on a shared machine.
     """
 
     def __init__(
@@ -39,8 +50,8 @@ class Engine:
         self.version = version
         self.state: State = "starting"
         self.reason = "the model is being loaded and checked"
-        self.runtime: Runtime | None = None
-        self.pool = Pool(settings.threads or available_cores(), settings.queue, figures)
+        self.loaded: Loaded | None = None
+        self._settings = settings
         self._figures = figures
         self._journal = journal
 
@@ -52,7 +63,8 @@ class Engine:
         """Turn unready and wait for the images under way."""
         self.state, self.reason = "stopping", "the service is shutting down"
         self._figures.ready.set(0)
-        await asyncio.to_thread(self.pool.close)
+        if self.loaded is not None:
+            await asyncio.to_thread(self.loaded.pool.close)
 
     async def score(self, data: bytes, *, evidence: bool) -> Score:
         """Score one file's bytes in the pool.
@@ -66,46 +78,75 @@ class Engine:
         Refusal
             ``NOT_READY`` before the model is loaded and checked, or if its check failed.
         """
-        runtime = self.runtime
-        if runtime is None or self.state != "ready":
-            raise Refusal("NOT_READY", f"No scores now: {self.reason}.", retry_after_s=1)
-        return await self.pool.run(lambda: self._score(runtime, data, evidence))
-
-    def _score(self, runtime: "Runtime", data: bytes, evidence: bool) -> Score:
+        loaded = self.loaded
+        if loaded is None:
+            raise self.not_ready()
         from pipeline.model.scoring import score_bytes
 
-        return score_bytes(self.package, runtime, data, evidence=evidence, version=self.version)
+        return await loaded.pool.run(
+            lambda: score_bytes(
+                self.package, loaded.runtime, data, evidence=evidence, version=self.version
+            )
+        )
+
+    def not_ready(self) -> Refusal:
+        """Return the refusal that says why there are no scores now."""
+        return Refusal("NOT_READY", f"No scores now: {self.reason}.", retry_after_s=1)
 
     def _load(self) -> None:
         began = time.perf_counter()
         try:
-            # the decoders, too, are imported here and not by the first patient's image
-            import pipeline.model.scoring
-            from pipeline.model.runtime import Runtime, check
+            from pipeline.model.runtime import Runtime, available_cores, largest_difference
 
+            self._warm_decoders()
             runtime = Runtime(self.package, threads=1)
-            difference = check(self.package, runtime)
+            difference = largest_difference(self.package, runtime)
         except Exception as error:  # noqa: BLE001 - whatever it is, the service must say "failed"
-            self.state, self.reason = "failed", "the model could not be loaded or checked"
-            self._journal.fault(error, during="loading")
+            self._fail("the model could not be loaded", error)
             return
-        self.runtime = runtime
+        if not difference <= TOLERANCE:
+            self._fail(
+                f"the verification images give logits {difference:.2g} away from the stored ones,"
+                f" {TOLERANCE:.0e} is allowed"
+            )
+            return
+        threads = self._settings.threads or available_cores()
+        self.loaded = Loaded(runtime, Pool(threads, self._settings.queue, self._figures))
+        self.state, self.reason = "ready", ""
+        self._tell_ready(runtime, threads, difference, time.perf_counter() - began)
+
+    @staticmethod
+    def _warm_decoders() -> None:
+        # so that they are imported now and not while the first patient's image waits
+        import pipeline.imaging.read
+        import pipeline.model.scoring  # noqa: F401
+
+    def _fail(self, reason: str, error: Exception | None = None) -> None:
+        self.state, self.reason = "failed", reason
+        if error is None:
+            self._journal.write("failed", level="error", reason=reason)
+        else:
+            self._journal.fault(error, reason=reason)
+
+    def _tell_ready(
+        self, runtime: "Runtime", threads: int, difference: float, seconds: float
+    ) -> None:
         card = self.package.card
-        self._figures.model_info.labels(
+        labels = (
             card.name,
             self.version,
             self.package.sha256,
             card.contract_sha256,
             runtime.identity,
-        ).set(1)
+        )
+        self._figures.model_info.labels(*labels).set(1)
         self._figures.ready.set(1)
-        self.state, self.reason = "ready", ""
         self._journal.write(
             "ready",
             model=card.name,
             package=self.package.sha256,
             runtime=runtime.identity,
-            threads=self.pool.threads,
+            threads=threads,
             largest_difference=difference,
-            seconds=round(time.perf_counter() - began, 3),
+            seconds=round(seconds, 3),
         )

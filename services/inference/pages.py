@@ -1,6 +1,7 @@
 """The pages of the service: files of the folder page/, and the interface's reference. No script or font from elsewhere."""
 
 import html
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def _type(schema: dict[str, Any]) -> str:
     return str(schema.get("type", "any"))
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     head = "".join(f"<th scope=col>{html.escape(one)}</th>" for one in heads)
     lines = "".join(
         f"<tr><th scope=row><code>{html.escape(first)}</code></th>"

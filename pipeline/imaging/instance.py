@@ -1,0 +1,84 @@
+"""What the pixel road hands on: an Instance (decoded, as stored) and a Prepared array (as a network sees it)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.score import QualityAnswer
+from data_schemas.terms import Format, Laterality
+
+VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lut:
+    """A look-up table of PS3.3 C.11.1 or C.11.2: ``entries[value - first]``, clamped at both ends."""
+
+    first: int
+    entries: NDArray[np.float64]
+    top: float
+    """Highest output that the table's depth can express (2^bits - 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A VOI window of PS3.3 C.11.2, in units of the modality LUT's output."""
+
+    centre: float
+    width: float
+    function: VoiFunction = "LINEAR"
+
+
+@dataclass(frozen=True, slots=True)
+class GreyFacts:
+    """What turns stored grey values into 0..255: everything of the header that :mod:`grey` needs."""
+
+    bits: int
+    """Depth of the stored values; 0 for floating point."""
+    signed: bool = False
+    inverted: bool = False
+    """MONOCHROME1: the lowest value is shown white."""
+    slope: float = 1.0
+    intercept: float = 0.0
+    modality_lut: Lut | None = None
+    voi_lut: Lut | None = None
+    window: Window | None = None
+    padding: tuple[float, float] | None = None
+    """Lowest and highest stored value that mean "no data here" (0028,0120 and 0028,0121)."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Instance:
+    """One decoded frame or photograph, before any recipe of a contract.
+
+    ``pixels`` are stored values: grey [H, W] of any numeric dtype, or RGB uint8/uint16 [H, W, 3],
+    colour already converted and the orientation applied. There is no ``repr``: ``patient_key`` is
+    the raw patient identifier of the header, which only ingestion reads and nothing logs.
+    """
+
+    pixels: NDArray[Any]
+    source_sha256: str
+    format: Format
+    modality: str
+    laterality: Laterality
+    rows: int
+    columns: int
+    grey: GreyFacts | None
+    patient_key: str
+    warnings: tuple[str, ...]
+    aspect: float = 1.0
+    """Height of one pixel divided by its width (0028,0034 or the pixel spacing)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The array that a network sees, and what was done to get it."""
+
+    pixels: NDArray[np.uint8]
+    """[size, size, channels], C-contiguous."""
+    region: tuple[int, int, int, int]
+    """Top, left, height, width of the source rectangle that the array shows, in source pixels."""
+    quality: QualityAnswer
+    warnings: tuple[str, ...]

@@ -1,0 +1,145 @@
+"""JPEG, PNG and TIFF photographs to RGB or grey values, upright."""
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.contract import Contract
+from data_schemas.errors import ImageError
+from data_schemas.terms import Format
+from pipeline.imaging import codestream, tiff
+from pipeline.imaging.accept import choose_frame, require_colour
+from pipeline.imaging.colour import cmyk_to_rgb
+from pipeline.imaging.limits import check_size
+
+_PNG_COLOUR = (2, 3, 6)
+_WHITE_IS_ZERO = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """Decoded pixels, grey [H, W] or RGB [H, W, 3], uint8 or uint16 (grey TIFF: any type)."""
+
+    pixels: NDArray[Any]
+    white_is_zero: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def read_photograph(data: bytes, form: Format, contract: Contract) -> Photograph:
+    """Decode a photograph.
+
+    Raises
+    ------
+    ImageError
+        TOO_LARGE, NOT_COLOUR, MULTIFRAME, TRUNCATED, CORRUPT or NO_DECODER.
+    """
+    if form == "jpeg":
+        return _read_jpeg(data, contract)
+    if form == "png":
+        return _read_png(data, contract)
+    return _read_tiff(data, contract)
+
+
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Undo a camera's orientation 1..8 (Exif 2.32, tag 274)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _read_jpeg(data: bytes, contract: Contract) -> Photograph:
+    stream = codestream.look(data)
+    if stream is None or stream.markers is None:
+        raise ImageError("CORRUPT", "the JPEG stream can't be read")
+    check_size(stream.rows, stream.columns, contract.limits)
+    if stream.components not in (1, 3, 4):
+        raise ImageError("CORRUPT", f"a photograph can't have {stream.components} components")
+    require_colour(stream.components != 1, contract.accept)
+    pixels = codestream.decode(data, stream)
+    if stream.components == 4:
+        pixels = cmyk_to_rgb(pixels, inverted=stream.markers.adobe is not None)
+    if pixels.dtype == np.uint16 and pixels.ndim == 3:
+        pixels = pixels << (16 - stream.precision)
+    return Photograph(upright(pixels, tiff.orientation(stream.markers.exif)))
+
+
+def _read_png(data: bytes, contract: Contract) -> Photograph:
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise ImageError("TRUNCATED", "the PNG file ends inside its header")
+    columns, rows, _, colour = struct.unpack(">IIBB", data[16:26])
+    check_size(rows, columns, contract.limits)
+    require_colour(colour in _PNG_COLOUR, contract.accept)
+    exif, complete = _png_chunks(data)
+    if not complete:
+        raise ImageError("TRUNCATED", "the PNG file ends before its end mark")
+    try:
+        pixels = imagecodecs.png_decode(data)
+    except Exception as error:  # the codec's own kinds
+        raise ImageError("CORRUPT", "the PNG decoder refuses the file") from error
+    pixels, warnings = _opaque(pixels)
+    return Photograph(upright(pixels, tiff.orientation(exif)), warnings=warnings)
+
+
+def _png_chunks(data: bytes) -> tuple[bytes, bool]:
+    # the eXIf chunk, and whether the end chunk is there
+    at, exif = 8, b""
+    while at + 8 <= len(data):
+        length, name = struct.unpack(">I4s", data[at : at + 8])
+        if name == b"IEND":
+            return exif, True
+        if name == b"eXIf":
+            exif = data[at + 8 : at + 8 + length]
+        at += 12 + length
+    return exif, False
+
+
+def _opaque(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Lay a picture with an alpha channel over black, as it would lie around a field of view."""
+    if pixels.ndim == 2 or pixels.shape[2] not in (2, 4):
+        return pixels, ()
+    alpha, colour = pixels[..., -1:], pixels[..., :-1]
+    top = np.iinfo(pixels.dtype).max
+    if (alpha != top).any():
+        colour = (colour.astype(np.uint64) * alpha // top).astype(pixels.dtype)
+    colour = colour[..., 0] if colour.shape[2] == 1 else colour
+    return np.ascontiguousarray(colour), ("the alpha channel was laid over black",)
+
+
+def _read_tiff(data: bytes, contract: Contract) -> Photograph:
+    found = tiff.directory(data)
+    check_size(found.rows, found.columns, contract.limits)
+    page = choose_frame(found.pages, contract.accept)
+    warnings = (f"page {page + 1} of {found.pages}",) if found.pages > 1 else ()
+    require_colour(found.samples >= 3 or found.photometric == 3, contract.accept)
+    try:
+        if found.photometric == 3:  # a palette
+            pixels = imagecodecs.tiff_decode(data, index=page, asrgb=True)[..., :3]
+        else:
+            pixels = imagecodecs.tiff_decode(data, index=page)
+    except Exception as error:  # the codec's own kinds
+        raise ImageError("CORRUPT", "the TIFF decoder refuses the file") from error
+    if page == 0 and sorted(pixels.shape)[-2:] != sorted((found.rows, found.columns)) and found.samples == 1:  # fmt: skip
+        raise ImageError("CORRUPT", "the decoded page is not what its directory says")
+    if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4):
+        pixels = np.moveaxis(pixels, 0, -1)  # stored by plane
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels, more = _opaque(pixels)
+        warnings += more
+    good = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype in (np.uint8, np.uint16))  # fmt: skip
+    if not good or pixels.dtype.kind not in "iuf":
+        raise ImageError("NO_DECODER", "this kind of TIFF is not supported")
+    return Photograph(
+        upright(pixels, found.orientation), found.photometric == _WHITE_IS_ZERO, warnings
+    )

@@ -1,0 +1,279 @@
+"""The model package: a folder of six files that is written whole, verified when opened, or refused.
+
+``SHA256SUMS`` names every other file (``sha256sum -c`` checks it, too); the package's own digest is
+the SHA-256 of that list. Bytes are checked again whenever they are read, so that what runs is what
+the digest names.
+"""
+
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.card import Card, Evaluation, OperatingPoint, Output
+from data_schemas.contract import Contract
+from data_schemas.document import Document
+from data_schemas.errors import HilumError, PackageError
+from data_schemas.files import sha256, write_bytes
+
+GRAPH = "model.onnx"
+WEIGHTS = "model.safetensors"
+CARD = "card.json"
+CONTRACT = "contract.json"
+VERIFICATION = "verification.npz"
+SUMS = "SHA256SUMS"
+FILES = (CARD, CONTRACT, GRAPH, WEIGHTS, VERIFICATION)
+"""What a package holds besides ``SHA256SUMS``."""
+
+Schema = TypeVar("Schema", bound=Document)
+
+_LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An opened and verified package.
+
+    Parameters
+    ----------
+    folder, card, contract
+        Where it lies, and its two documents.
+    sha256
+        SHA-256 of the bytes of ``SHA256SUMS``.
+    digests
+        File name -> SHA-256, as listed there.
+    """
+
+    folder: Path
+    card: Card
+    contract: Contract
+    sha256: str
+    digests: Mapping[str, str] = field(repr=False)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one file, checked against its digest.
+
+        Raises
+        ------
+        PackageError
+            If the file is missing, or isn't the one that ``SHA256SUMS`` names.
+        """
+        return _read_checked(self.folder, name, self.digests[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Real images, and what the network answered when it was exported."""
+
+    images: NDArray[np.uint8]  # [n, size, size, channels]
+    logits: NDArray[np.float32]  # [n, K]
+    bias: NDArray[np.float32]  # [K]: logit - mean of the evidence
+
+
+def open_package(folder: Path) -> Package:
+    """Open a package and verify every file.
+
+    Raises
+    ------
+    PackageError
+        If a file is missing or altered, a document has an unknown version or doesn't fit its
+        schema, or card and contract don't belong together.
+    """
+    if not folder.is_dir():
+        raise PackageError("no such package folder", where=folder)
+    try:
+        sums = (folder / SUMS).read_bytes()
+    except OSError as error:
+        raise PackageError(
+            f"holds no {SUMS}: not a model package, or an incomplete one", where=folder
+        ) from error
+    digests = _parse_sums(sums, folder / SUMS)
+    for name in FILES:
+        _read_checked(folder, name, digests[name])
+    card = _document(Card, folder, CARD, digests)
+    contract = _document(Contract, folder, CONTRACT, digests)
+    check_documents(card, contract, where=folder)
+    return Package(folder, card, contract, sha256(sums), digests)
+
+
+def verification(package: Package) -> Verification:
+    """Return the package's verification set."""
+    with np.load(io.BytesIO(package.read(VERIFICATION)), allow_pickle=False) as arrays:
+        try:
+            return Verification(arrays["images"], arrays["logits"], arrays["bias"])
+        except KeyError as error:
+            raise PackageError(
+                f"lacks the array {error}", where=package.folder / VERIFICATION
+            ) from error
+
+
+def pack_verification(found: Verification) -> bytes:
+    """Return the bytes of ``verification.npz``; same arrays, same bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, images=found.images, logits=found.logits, bias=found.bias)
+    return buffer.getvalue()
+
+
+def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract: Contract) -> None:
+    """Write a package folder whole or not at all.
+
+    Parameters
+    ----------
+    folder
+        Must not exist, or be empty.
+    files
+        ``model.onnx``, ``model.safetensors`` and ``verification.npz``.
+    card, contract
+        The two documents.
+
+    Raises
+    ------
+    PackageError
+        If the documents don't fit each other, or ``folder`` already holds something.
+    """
+    check_documents(card, contract, where=folder)
+    with _new_folder(folder) as part:
+        for name in (GRAPH, WEIGHTS, VERIFICATION):
+            write_bytes(part / name, files[name])
+        card.write_json(part / CARD)
+        contract.write_json(part / CONTRACT)
+        lines = [f"{sha256((part / name).read_bytes())}  {name}\n" for name in sorted(FILES)]
+        write_bytes(part / SUMS, "".join(lines).encode())
+
+
+def with_evaluation(
+    package: Package, evaluation: Evaluation | None, folder: Path, *, notes: tuple[str, ...] = ()
+) -> Package:
+    """Write the same model as a new package whose card holds the evaluation and further notes."""
+    update = {"evaluation": evaluation, "notes": (*package.card.notes, *notes)}
+    card = package.card.model_copy(update=update)
+    files = {name: package.read(name) for name in (GRAPH, WEIGHTS, VERIFICATION)}
+    write_package(folder, files, card, package.contract)
+    return open_package(folder)
+
+
+def check_documents(card: Card, contract: Contract, *, where: Path | str) -> None:
+    """Check that a card agrees with itself and with its contract.
+
+    Raises
+    ------
+    PackageError
+        Names every disagreement, not only the first.
+    """
+    faults = [*_contract_faults(card, contract), *_output_faults(card)]
+    for point in card.operating_points:
+        faults += _point_faults(point, card.outputs)
+    if faults:
+        raise PackageError("; ".join(faults), where=where)
+
+
+def _contract_faults(card: Card, contract: Contract) -> Iterator[str]:
+    if card.contract_sha256 != contract.digest():
+        yield (
+            f"the card was made for contract {card.contract_sha256[:12]}, "
+            f"this one is {contract.digest()[:12]}"
+        )
+    if (card.size, card.channels) != (contract.size, contract.channels):
+        yield (
+            f"the card says {card.size} px and {card.channels} channels, "
+            f"the contract {contract.size} px and {contract.channels}"
+        )
+
+
+def _output_faults(card: Card) -> Iterator[str]:
+    names = [output.label for output in card.outputs]
+    if len(set(names)) != len(names):
+        yield "a label stands twice among the outputs"
+    columns = [column for output in card.outputs for column in output.columns]
+    if sorted(columns) != list(range(len(columns))):
+        yield f"the outputs' columns are {columns}, expected each of 0..{len(columns) - 1} once"
+    for output in card.outputs:
+        # one column is a sigmoid and answers two classes; K columns are a softmax of K classes
+        answers = 2 if len(output.columns) == 1 else len(output.columns)
+        if len(output.classes) != answers:
+            yield f"{output.label} has {len(output.classes)} classes for {answers} answers"
+        positive = set(output.positive_classes)
+        if not positive or not positive < set(range(answers)):
+            yield f"{output.label}: positive classes {sorted(positive)} of 0..{answers - 1}"
+    if card.primary not in names:
+        yield f"the primary label {card.primary!r} is not among the outputs"
+    points = [point.label for point in card.operating_points]
+    if card.primary not in points:
+        yield f"the primary label {card.primary!r} has no operating point"
+    if len(set(points)) != len(points):
+        yield "a label has two operating points"
+
+
+def _point_faults(point: OperatingPoint, outputs: tuple[Output, ...]) -> Iterator[str]:
+    if point.label not in {output.label for output in outputs}:
+        yield f"the operating point of {point.label!r} belongs to no output"
+    if point.low > point.high:
+        yield f"{point.label}: the lower threshold {point.low} lies above the upper {point.high}"
+
+
+def _parse_sums(data: bytes, where: Path) -> dict[str, str]:
+    digests: dict[str, str] = {}
+    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
+        found = _LINE.fullmatch(line)
+        if found is None or found[2] in digests:
+            raise PackageError("is not a line of `digest  file`", where=f"{where}:{number}")
+        digests[found[2]] = found[1]
+    missing = [name for name in FILES if name not in digests]
+    if missing:
+        raise PackageError(f"doesn't list {', '.join(missing)}", where=where)
+    return digests
+
+
+def _document(schema: type[Schema], folder: Path, name: str, digests: Mapping[str, str]) -> Schema:
+    data = _read_checked(folder, name, digests[name])
+    try:
+        return schema.from_tree(json.loads(data), where=str(folder / name))
+    except HilumError as error:
+        raise PackageError(str(error), mend=error.mend) from error
+    except ValueError as error:
+        raise PackageError(f"is not JSON: {error}", where=folder / name) from error
+
+
+def _read_checked(folder: Path, name: str, digest: str) -> bytes:
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise PackageError(
+            "is missing from the package, or can't be read",
+            where=folder / name,
+            mend="fetch or write the package again",
+        ) from error
+    if sha256(data) != digest:
+        raise PackageError(
+            f"was altered: its SHA-256 is {sha256(data)[:12]}, {SUMS} says {digest[:12]}",
+            where=folder / name,
+            mend="fetch or write the package again",
+        )
+    return data
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PackageError(
+            "already exists; packages are not written over", where=folder, mend="name a new folder"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+    try:
+        yield part
+        part.chmod(0o755)
+        # POSIX renames a folder onto an empty one in a single step
+        os.replace(part, folder)  # noqa: PTH105 - Path.replace says nothing about folders
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,154 @@
+"""From a file's bytes to a Score: read, prepare, run, decide. The one way for batch and service."""
+
+import base64
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.card import Card, Output
+from data_schemas.files import sha256
+from data_schemas.score import EvidenceMap, ModelIdentity, Score, ScoredImage
+from pipeline.imaging.instance import Instance, Prepared
+from pipeline.imaging.picture import picture
+from pipeline.imaging.prepare import prepare
+from pipeline.imaging.read import read
+from pipeline.model.decision import Decision, decide, not_assessed
+from pipeline.model.overlay import overlay_png
+from pipeline.model.package import Package
+from pipeline.model.runtime import Outputs, Runtime
+
+FULL_COLOUR = 1.0
+"""Least evidence, in logits, that the strongest colour of an overlay stands for."""
+
+
+def score_bytes(
+    package: Package,
+    runtime: Runtime,
+    data: bytes,
+    *,
+    evidence: bool = False,
+    version: str = "",
+) -> Score:
+    """Score one file.
+
+    Parameters
+    ----------
+    package, runtime
+        An opened package and its loaded graph.
+    data
+        The bytes of a DICOM object, JPEG, PNG or TIFF.
+    evidence
+        Whether the answer carries an evidence map for each label, drawn over the picture.
+    version
+        Of the model in the registry, if it came from there.
+
+    Returns
+    -------
+    Score
+        With verdict ``insufficient_quality`` and neither probabilities nor finding states if the
+        photograph can't be judged.
+
+    Raises
+    ------
+    ImageError
+        If the bytes don't become an image under the package's contract.
+    """
+    return score_instance(
+        package, runtime, read(data, package.contract), evidence=evidence, version=version
+    )
+
+
+def score_instance(
+    package: Package,
+    runtime: Runtime,
+    instance: Instance,
+    *,
+    evidence: bool = False,
+    version: str = "",
+) -> Score:
+    """Score one decoded instance; see :func:`score_bytes`."""
+    prepared = prepare(instance, package.contract)
+    if not prepared.quality.sufficient:
+        return _score(package, runtime, instance, prepared, not_assessed(package.card), version)
+    outputs = runtime.run(prepared.pixels[None])
+    decision = decide(package.card, outputs.logits[0])
+    score = _score(package, runtime, instance, prepared, decision, version)
+    maps = _evidence_maps(package.card, runtime, outputs, instance, prepared) if evidence else ()
+    logits = tuple(float(value) for value in outputs.logits[0])
+    return score.model_copy(update={"logits": logits, "evidence": maps})
+
+
+def explained_class(output: Output, logits: NDArray[np.floating[Any]]) -> tuple[int, int]:
+    """Return (class, column of the logits) that the evidence map of ``output`` is about.
+
+    A binary label: its class 1. Classes: the most probable one, whose logit won.
+    """
+    if len(output.columns) == 1:
+        return 1, output.columns[0]
+    best = int(np.argmax(logits[list(output.columns)]))
+    return best, output.columns[best]
+
+
+def _score(
+    package: Package,
+    runtime: Runtime,
+    instance: Instance,
+    prepared: Prepared,
+    decision: Decision,
+    version: str,
+) -> Score:
+    card = package.card
+    return Score(
+        image=ScoredImage(
+            source_sha256=instance.source_sha256,
+            format=instance.format,
+            modality=instance.modality,
+            laterality=instance.laterality,
+            rows=instance.rows,
+            columns=instance.columns,
+            prepared_sha256=sha256(np.ascontiguousarray(prepared.pixels).data.cast("B")),
+            warnings=tuple(dict.fromkeys((*instance.warnings, *prepared.warnings))),
+        ),
+        model=ModelIdentity(
+            name=card.name,
+            version=version,
+            package_sha256=package.sha256,
+            contract_sha256=card.contract_sha256,
+            runtime=runtime.identity,
+        ),
+        verdict=decision.verdict,
+        primary=card.primary,
+        operating_point=decision.point.name,
+        threshold=decision.point.high,
+        probabilities=decision.probabilities,
+        logits=(),
+        findings=decision.findings,
+        quality=prepared.quality,
+    )
+
+
+def _evidence_maps(
+    card: Card, runtime: Runtime, outputs: Outputs, instance: Instance, prepared: Prepared
+) -> tuple[EvidenceMap, ...]:
+    logits, grids = outputs.logits[0], outputs.evidence[0]
+    seen = picture(instance)
+    maps = []
+    for output in card.outputs:
+        index, column = explained_class(output, logits)
+        values = grids[column]
+        # a map weaker than one logit everywhere stays pale instead of being blown up to full colour
+        unit = max(float(np.abs(values).max()), FULL_COLOUR)
+        drawn = overlay_png(seen, values, prepared.region, unit=unit)
+        maps.append(
+            EvidenceMap(
+                label=output.label,
+                class_index=index,
+                values=tuple(tuple(float(cell) for cell in row) for row in values),
+                bias=float(runtime.bias[column]),
+                logit=float(logits[column]),
+                region=prepared.region,
+                overlay_png=base64.b64encode(drawn).decode("ascii"),
+            )
+        )
+    return tuple(maps)

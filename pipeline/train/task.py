@@ -1,0 +1,99 @@
+"""A data set and a plan put together and checked, and what is fitted on held-out images afterwards."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.card import OperatingPoint, Output
+from data_schemas.contract import Contract
+from data_schemas.dataset import DatasetInfo
+from data_schemas.errors import TrainingError
+from data_schemas.plan import Plan
+from data_schemas.terms import SPLITS, Split
+from pipeline.train import labels
+from pipeline.train.labels import Floats, Ints
+from pipeline.train.loop import Metrics
+
+
+class TrainingSet(Protocol):
+    """What training needs of a data set; ``pipeline.ingest.store.Dataset`` is one."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Its document."""
+
+    @property
+    def contract(self) -> Contract:
+        """How its images were prepared."""
+
+    def indices(self, split: Split) -> Ints:
+        """Return the manifest rows of a split."""
+
+    def labels(self, name: str) -> Ints:
+        """Return one label of all rows."""
+
+    def pixels(self, indices: Ints) -> NDArray[np.uint8]:
+        """Return images [n, S, S, C]."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set and a plan, put together and checked: everything that the fit needs."""
+
+    dataset: TrainingSet
+    plan: Plan
+    head: labels.Head
+    targets: Ints  # [N, L], every manifest row
+    rows: dict[Split, Ints]  # manifest rows of each split
+    notes: tuple[str, ...]
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The data set's document."""
+        return self.dataset.info
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The decisions fitted on held-out images after training."""
+
+    outputs: tuple[Output, ...]  # with their temperatures
+    points: tuple[OperatingPoint, ...]
+    split: Split  # calibration, or tune where there is none
+    logits: Floats
+    metrics: Metrics
+    notes: tuple[str, ...]
+
+
+def prepare(dataset: TrainingSet, plan: Plan) -> Task:
+    """Put data set and plan together.
+
+    Raises
+    ------
+    TrainingError
+        If they don't fit, or the training or tuning split has no image.
+    """
+    head = labels.resolve_head(plan, dataset.info)
+    targets = labels.label_matrix(dataset, head)
+    rows = {split: np.asarray(dataset.indices(split), np.int64) for split in SPLITS}
+    for split in ("train", "tune"):
+        if not len(rows[split]):
+            raise TrainingError(
+                f"the data set's {split} split holds no image",
+                where=dataset.folder,
+                mend="ingest more images, or another share of them for this split",
+            )
+    notes = [
+        remark
+        for split in ("train", "tune", "calibration")
+        for remark in labels.missing_classes(head, targets[rows[split]], split)
+        if len(rows[split])
+    ]
+    return Task(dataset, plan, head, targets, rows, tuple(notes))

@@ -1,0 +1,120 @@
+"""The only module that knows about processes and devices. With one process it does nothing."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from data_schemas.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among those that train together, and its device.
+
+    Every process starts from the same seed, works on its share of each batch, and averages
+    gradients with the others before each step; so all hold the same weights, validate alike and
+    stop together. Only the first one writes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that tracks and exports."""
+        return self.rank == 0
+
+    def share(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return this process's part of a batch."""
+        return indices[self.rank :: self.size]
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """Replace every gradient by its mean over the processes."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.size
+        for gradient, part in zip(
+            gradients, flat.split([g.numel() for g in gradients]), strict=True
+        ):
+            gradient.copy_(part.view_as(gradient))
+
+    def agree(self, network: nn.Module) -> None:
+        """Take over the first process's running statistics, the one thing that differs."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def autocast(self, precision: str) -> AbstractContextManager[object]:
+        """Return the block in which a backbone computes in ``precision``."""
+        if precision == "fp32":
+            return nullcontext()
+        block: AbstractContextManager[object] = torch.autocast(
+            self.device.type, dtype=torch.bfloat16
+        )
+        return block
+
+
+def open_world(device: str, threads: int, seed: int, *, rank: int = 0, size: int = 1) -> World:
+    """Set this process up for a run: device, threads, seed; join the others if there are any.
+
+    ``rank`` and ``size`` come from ``torchrun`` through the door (``RANK``, ``WORLD_SIZE``).
+
+    Raises
+    ------
+    TrainingError
+        If the device doesn't exist here.
+    """
+    torch.set_num_threads(threads or usable_cores())
+    torch.manual_seed(seed)
+    chosen = _device(device, rank)
+    if chosen.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    if size > 1:
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, rank=rank, world_size=size)
+    return World(rank, size, chosen)
+
+
+def close_world(world: World) -> None:
+    """Leave the other processes."""
+    if world.size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use, by its affinity."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _device(name: str, rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"`{name}` is not a device", where="device", mend="use auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        index = rank % max(count, 1) if device.index is None else device.index
+        if index >= count:
+            raise TrainingError(
+                f"`{name}` is wanted, this machine has {count} CUDA devices",
+                where="device",
+                mend="use auto or cpu",
+            )
+        return torch.device("cuda", index)
+    return device
