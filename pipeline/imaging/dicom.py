@@ -121,10 +121,11 @@ def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDA
         return values
     if values.dtype.kind not in "iu":
         raise ImageError("NO_DECODER", "colour in floating point is not supported")
-    whole = np.clip(values, 0, (1 << header.stored) - 1)
-    if header.stored > 16:
-        return (whole >> (header.stored - 16)).astype(np.uint16)
-    return whole.astype(np.uint16) << (16 - header.stored)
+    whole = np.clip(values.astype(np.int64), 0, (1 << header.stored) - 1)
+    # the full range of 16 bits, whatever was stored
+    down, up = max(header.stored - 16, 0), max(16 - header.stored, 0)
+    scaled: NDArray[np.uint16] = (whole >> down << up).astype(np.uint16)
+    return scaled
 
 
 def _rle(frame: bytes, header: ImageHeader) -> NDArray[Any]:
