@@ -113,13 +113,14 @@ class WriterPlan(Document):
     layers: int = Field(default=3, ge=1)
     heads: int = Field(default=3, ge=1)
     width: int = Field(default=48, ge=1, description="a multiple of heads")
-    steps: int = Field(default=300, ge=1)
-    batch: int = Field(default=16, ge=1, description="simulated reports per step")
-    rate: float = Field(default=3e-3, gt=0, description="highest learning rate (AdamW, cosine)")
+    epochs: int = Field(default=6, ge=1)
+    reports: int = Field(default=600, ge=1, description="fresh simulated reports in every epoch")
+    batch: int = Field(default=12, ge=1)
+    rate: float = Field(default=8e-3, gt=0, description="highest learning rate (AdamW, one cycle)")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of steps")
     weight_decay: float = Field(default=0.1, ge=0)
     gradient_norm: float = Field(default=1.0, gt=0, description="clip at this norm")
-    check_reports: int = Field(
+    unseen: int = Field(
         default=64, ge=1, description="simulated reports, never trained on, that figures come from"
     )
     seed: int = Field(default=0, ge=0)

@@ -14,8 +14,6 @@ from pipeline.evaluate.statistics import AucInterval
 NEAR = 1e-4
 """Answers this close to a threshold may turn over in another runtime; they are counted."""
 
-EXACT = "Clopper-Pearson"
-
 
 def measure(answers: SplitAnswers, info: DatasetInfo, package_sha256: str) -> Evaluation:
     """Return the figures of a split.
@@ -74,7 +72,7 @@ def _of_label(answers: LabelAnswers, split: SplitAnswers, notes: list[str]) -> d
     found = {key: _area(key, area, notes) for key, area in areas.items()}
     found |= _at_operating_point(answers, notes)
     right = int((answers.truth == answers.answer).sum())
-    found[f"accuracy/{name}"] = proportion(right, answers.truth.size)
+    found[f"accuracy/{name}"] = statistics.proportion(right, answers.truth.size)
     values = answers.classes if answers.exclusive else answers.probability
     truth = answers.truth if answers.exclusive else answers.positive
     found[f"brier/{name}"] = _plain(statistics.brier(truth, values), "mean squared difference")
@@ -93,15 +91,19 @@ def _at_operating_point(answers: LabelAnswers, notes: list[str]) -> dict[str, In
     called = answers.probability >= point.high
     diseased = answers.positive == 1
     found = {
-        f"sensitivity/{name}": proportion(int((called & diseased).sum()), int(diseased.sum())),
-        f"specificity/{name}": proportion(int((~called & ~diseased).sum()), int((~diseased).sum())),
+        f"sensitivity/{name}": statistics.proportion(
+            int((called & diseased).sum()), int(diseased.sum())
+        ),
+        f"specificity/{name}": statistics.proportion(
+            int((~called & ~diseased).sum()), int((~diseased).sum())
+        ),
     }
     for key, interval in found.items():
         if interval.value is None:
             notes.append(f"{key}: undefined: a class is missing")
     if point.low < point.high:
         between = (answers.probability >= point.low) & ~called
-        found[f"indeterminate/{name}"] = proportion(int(between.sum()), between.size)
+        found[f"indeterminate/{name}"] = statistics.proportion(int(between.sum()), between.size)
     near = int((np.abs(answers.probability - point.high) <= NEAR).sum())
     if near:
         notes.append(f"{name}: {near} images lie within {NEAR:g} of the threshold")
@@ -115,7 +117,9 @@ def _official(split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:
         right = statistics.official_accuracy(only.truth, only.classes)
         return {
             "auc/official": _area("auc/official", area, notes),
-            "accuracy/official": proportion(round(right * only.truth.size), only.truth.size),
+            "accuracy/official": statistics.proportion(
+                round(right * only.truth.size), only.truth.size
+            ),
         }
     if len(split.labels) == 1:
         # the last column, whatever the card calls positive: BreastMNIST's class 1 is "normal"
@@ -123,7 +127,9 @@ def _official(split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:
         right = statistics.official_accuracy(only.truth, last)
         return {
             "auc/official": _area("auc/official", statistics.delong(only.truth, last), notes),
-            "accuracy/official": proportion(round(right * only.truth.size), only.truth.size),
+            "accuracy/official": statistics.proportion(
+                round(right * only.truth.size), only.truth.size
+            ),
         }
     truth = np.stack([label.truth for label in split.labels], axis=1)
     columns = np.stack([label.classes[:, -1] for label in split.labels], axis=1)
@@ -137,30 +143,16 @@ def _official(split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:
     }
 
 
-def proportion(count: int, total: int) -> Interval:
-    """Return a proportion with its exact interval and its counts; ``None`` of nothing."""
-    low, high = statistics.clopper_pearson(count, total)
-    return Interval(
-        value=count / total if total else None,
-        low=_known(low),
-        high=_known(high),
-        method=EXACT,
-        numerator=count,
-        denominator=total,
-    )
-
-
 def _area(key: str, area: AucInterval, notes: list[str]) -> Interval:
     if area.note:
         notes.append(f"{key}: {area.note}")
     return Interval(
-        value=_known(area.value), low=_known(area.low), high=_known(area.high), method=area.method
+        value=statistics.known(area.value),
+        low=statistics.known(area.low),
+        high=statistics.known(area.high),
+        method=area.method,
     )
 
 
 def _plain(value: float, method: str) -> Interval:
-    return Interval(value=_known(value), method=method)
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return Interval(value=statistics.known(value), method=method)

@@ -55,7 +55,9 @@ def find_field(pixels: NDArray[np.uint8]) -> Field:
     circle = _circle(edge, max(light.shape))
     visible = _visible(lit, circle)
     row, column, radius = circle
-    return Field((row + 0.5) * factor - 0.5, (column + 0.5) * factor - 0.5, radius * factor, visible)
+    return Field(
+        (row + 0.5) * factor - 0.5, (column + 0.5) * factor - 0.5, radius * factor, visible
+    )
 
 
 def black_outside(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -81,8 +83,11 @@ def _light(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
 def _lit(light: NDArray[np.float32]) -> NDArray[np.bool_]:
     dark, bright = np.percentile(light[::2, ::2], (1.0, 75.0))
     if bright - dark < _LEAST_CONTRAST:
-        raise ImageError("BLANK", "no field of view was found: the picture is dark or even all over")
-    return light > dark + max(_RIM_SHARE * (bright - dark), _LEAST_CONTRAST / 2)
+        raise ImageError(
+            "BLANK", "no field of view was found: the picture is dark or even all over"
+        )
+    threshold = float(dark + max(_RIM_SHARE * (bright - dark), _LEAST_CONTRAST / 2))
+    return light > threshold
 
 
 def _edge_points(lit: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -48,9 +48,7 @@ def require_content(levels: NDArray[np.uint8], contract: Contract) -> None:
             raise ImageError("NOT_COLOUR", "red, green and blue are the same all over")
 
 
-def region_of(
-    levels: NDArray[np.uint8], aspect: float, contract: Contract
-) -> tuple[Region, float]:
+def region_of(levels: NDArray[np.uint8], aspect: float, contract: Contract) -> tuple[Region, float]:
     """Return the source rectangle to show, and the visible share of the field (1 for the whole).
 
     ``pad`` gives a rectangle that is square on the patient and may reach outside the source;

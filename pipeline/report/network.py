@@ -87,8 +87,10 @@ class Decoder(nn.Module):
         return logits_btv
 
     def _draw_weights(self) -> None:
-        # GPT-2's: normal with deviation 0.02, and what is added to the residual stream is scaled
-        # down by the root of the number of additions (two per block), so that depth doesn't grow it
+        # normal with deviation 1/sqrt(c), so that a sum over c channels has the size of one; what
+        # is added to the residual stream is scaled down by the root of the number of additions
+        # (two per block, GPT-2's rule), so that depth doesn't make it grow
+        deviation = 1 / math.sqrt(self.size.width)
         additions = math.sqrt(2 * self.size.layers)
         for name, weights in self.named_parameters():
             if name.endswith("bias"):
@@ -97,7 +99,7 @@ class Decoder(nn.Module):
                 nn.init.ones_(weights)
             else:
                 adds = name.endswith(("project.weight", "down.weight"))
-                nn.init.normal_(weights, std=0.02 / additions if adds else 0.02)
+                nn.init.normal_(weights, std=deviation / additions if adds else deviation)
 
 
 class Block(nn.Module):
