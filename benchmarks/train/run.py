@@ -23,7 +23,6 @@ from pipeline.train.batches import Batch, Order, TrainingBatches  # noqa: E402
 from pipeline.train.loop import fit  # noqa: E402
 from pipeline.train.world import World  # noqa: E402
 
-
 PLAIN = Augmentation(library="none")
 
 

@@ -1,7 +1,6 @@
 """Trains the report writer on simulated reports, in MLflow, and writes the writer's folder."""
 
 import contextlib
-import copy
 import logging
 import math
 import tempfile
@@ -15,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_schemas import files, settings
-from data_schemas.errors import ReportError, TrainingError
+from data_schemas.errors import ReportError
+from data_schemas.plan import Learning
 from data_schemas.progress import Progress, silent
 from data_schemas.report import Vocabulary, WriterCard, WriterPlan
 from pipeline.report.language import (
@@ -35,11 +35,12 @@ from pipeline.report.network import Decoder, Size
 from pipeline.report.simulate import SimulatedReport, draw_report, draw_score
 from pipeline.report.write import draft, open_writer
 from pipeline.tracking.runs import TrackedRun, tracked_run
+from pipeline.train.loop import fit
+from pipeline.train.world import World, usable_cores
 
 EXPERIMENT = "report-writer"
 OPSET = 20  # the first with Gelu as one operator
 TOLERANCE = 1e-4
-LOG_EVERY = 10
 IGNORED = -100  # torch's mark for positions without a target
 
 
@@ -105,7 +106,7 @@ def learn(
             seconds = time.monotonic()
             figures = _learn(network, vocabulary, plan, run, progress)
             figures["time/learning_s"] = time.monotonic() - seconds
-            run.log_metrics({k: v for k, v in figures.items() if k != "loss/train"}, step=0)
+            run.log_metrics(figures, step=0)
             card = _write(network, vocabulary, plan, folder, run.run_id, figures)
         run.log_metrics({"export/max_logit_difference": card.onnx_max_logit_difference}, step=0)
         run.log_files(folder, "writer")
@@ -114,66 +115,81 @@ def learn(
     return card
 
 
+@dataclass(frozen=True, slots=True)
+class SimulatedEpochs:
+    """Batches of fresh simulated reports; which ones follows from seed and epoch only."""
+
+    vocabulary: Vocabulary
+    plan: WriterPlan
+    number: dict[str, int]
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return math.ceil(self.plan.reports / self.plan.batch)
+
+    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of ``epoch``: words [b, t] and the words that follow them [b, t]."""
+        rng = np.random.default_rng([self.plan.seed, 0, epoch])
+        for _ in range(self.steps):
+            reports = [draw_report(self.vocabulary, rng) for _ in range(self.plan.batch)]
+            yield batch_of(reports, self.number)
+
+
 def _learn(
-    network: Decoder,
-    vocabulary: Vocabulary,
-    plan: WriterPlan,
-    run: TrackedRun,
-    progress: Progress,
+    network: Decoder, vocabulary: Vocabulary, plan: WriterPlan, run: TrackedRun, progress: Progress
 ) -> dict[str, float]:
-    """Train in place: report, forward, loss, backward, step. Return the last figures."""
+    """Train in place with the one loop of this house; return the last figures."""
     tokens = tokens_of(vocabulary)
-    number = {word: n for n, word in enumerate(tokens)}
-    held_out = np.random.default_rng([plan.seed, 1])
-    unseen = [draw_report(vocabulary, held_out) for _ in range(plan.check_reports)]
-    before = manner(TorchWriter(copy.deepcopy(network).eval(), tokens), unseen, vocabulary)
-    rng = np.random.default_rng([plan.seed, 0])
-    optimiser = torch.optim.AdamW(
-        network.parameters(), plan.rate, betas=(0.9, 0.95), weight_decay=plan.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, plan))
-    losses: list[float] = []
-    network.train()
-    for step in range(1, plan.steps + 1):
-        reports = [draw_report(vocabulary, rng) for _ in range(plan.batch)]
-        words_bt, targets_bt = _batch(reports, number)
-        logits_btv = network(words_bt)
-        loss = torch.nn.functional.cross_entropy(
-            logits_btv.flatten(0, 1), targets_bt.flatten(), ignore_index=IGNORED
-        )
-        if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {loss.item()} at step {step}", mend="lower the rate")
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), plan.gradient_norm)
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-        if step % LOG_EVERY == 0 or step == plan.steps:
-            recent = losses[-LOG_EVERY:]
-            rate = schedule.get_last_lr()[0]
-            run.log_metrics({"loss/train": sum(recent) / len(recent), "learning/rate": rate}, step)
-        progress(step, plan.steps, f"loss {loss.item():.3f}")
-    run.flush()
-    network.eval()
-    after = manner(TorchWriter(network, tokens), unseen, vocabulary)
+    epochs = SimulatedEpochs(vocabulary, plan, {word: n for n, word in enumerate(tokens)})
+    rng = np.random.default_rng([plan.seed, 1])
+    unseen = [draw_report(vocabulary, rng) for _ in range(plan.unseen)]
+    untrained = manner(TorchWriter(network.eval(), tokens), unseen, vocabulary)
+
+    def validate(judged: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            return {"tune/loss": float(loss_of(judged, batch_of(unseen, epochs.number)))}
+
+    def track(epoch: int, step: int, metrics: dict[str, float] | None) -> None:
+        if metrics is None:
+            done = (epoch - 1) * epochs.steps + step
+            progress(done, plan.epochs * epochs.steps, f"epoch {epoch}")
+            return
+        run.log_metrics(metrics, epoch)
+        run.flush()
+
+    fitted = fit(network, epochs, _learning(plan), loss_of, validate, track, World())
+    trained = manner(TorchWriter(network, tokens), unseen, vocabulary)
     return {
-        **{f"trained/{name}": value for name, value in after.items()},
-        **{f"untrained/{name}": value for name, value in before.items()},
-        "loss/unseen": _loss(network, unseen, number),
-        "loss/train": losses[-1],
+        **{f"trained/{name}": value for name, value in trained.items()},
+        **{f"untrained/{name}": value for name, value in untrained.items()},
+        "unseen/loss": fitted.best["tune/loss"],
+        "unseen/best_epoch": float(fitted.best_epoch),
     }
 
 
-def _share(step: int, plan: WriterPlan) -> float:
-    """Return the learning rate at ``step`` as a share of the highest: linear up, cosine down."""
-    warm = max(1, round(plan.warmup * plan.steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, plan.steps - warm)))
+def loss_of(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the mean cross-entropy of the next word, in nats, over the words of the reports."""
+    words_bt, targets_bt = batch
+    logits_btv = network(words_bt)
+    return torch.nn.functional.cross_entropy(
+        logits_btv.flatten(0, 1), targets_bt.flatten(), ignore_index=IGNORED
+    )
 
 
-def _batch(reports: list[SimulatedReport], number: dict[str, int]) -> tuple[Tensor, Tensor]:
+def _learning(plan: WriterPlan) -> Learning:
+    return Learning(
+        epochs=plan.epochs,
+        batch=plan.batch,
+        rate=plan.rate,
+        weight_decay=plan.weight_decay,
+        warmup=plan.warmup,
+        gradient_norm=plan.gradient_norm,
+        patience=plan.epochs,
+    )
+
+
+def batch_of(reports: list[SimulatedReport], number: dict[str, int]) -> tuple[Tensor, Tensor]:
     """Return words [b, t] and, shifted by one, what follows them; the prompt is never a target."""
     rows = []
     starts = []
@@ -189,16 +205,6 @@ def _batch(reports: list[SimulatedReport], number: dict[str, int]) -> tuple[Tens
         padded[n, : len(row)] = torch.tensor(row)
         targets[n, start : len(row)] = torch.tensor(row[start:])
     return padded[:, :-1], targets[:, 1:]
-
-
-def _loss(network: Decoder, reports: list[SimulatedReport], number: dict[str, int]) -> float:
-    words_bt, targets_bt = _batch(reports, number)
-    with torch.no_grad():
-        logits_btv = network(words_bt)
-    loss = torch.nn.functional.cross_entropy(
-        logits_btv.flatten(0, 1), targets_bt.flatten(), ignore_index=IGNORED
-    )
-    return float(loss)
 
 
 def _size(vocabulary: Vocabulary, plan: WriterPlan) -> Size:
@@ -345,8 +351,7 @@ def _repeatable(plan: WriterPlan) -> Iterator[None]:
     state = torch.random.get_rng_state()
     threads = torch.get_num_threads()
     torch.manual_seed(plan.seed)
-    if plan.threads:
-        torch.set_num_threads(plan.threads)
+    torch.set_num_threads(plan.threads or usable_cores())
     try:
         yield
     finally:
