@@ -116,6 +116,12 @@ def draw_cohort(
     return Cohort(out, tuple(rows), tuple(faults))
 
 
+def read_truth(folder: Path) -> dict[str, dict[str, str]]:
+    """Return ``truth.csv`` of a drawn cohort: SHA-256 of the file -> its row."""
+    with (folder / "truth/truth.csv").open(newline="") as stream:
+        return {row["sha256"]: row for row in csv.DictReader(stream)}
+
+
 def plan_cohort(patients: int, seed: int) -> list[PatientPlan]:
     """Decide grades, faults and formats: quotas, shuffled, so that every seed has the same mix."""
     rng = np.random.default_rng((seed, 0))
