@@ -97,7 +97,8 @@ def draw_cohort(
     """
     if patients < FEWEST_PATIENTS:
         raise UsageError(
-            f"a cohort needs at least {FEWEST_PATIENTS} patients, got {patients}", where="--patients"
+            f"a cohort needs at least {FEWEST_PATIENTS} patients, got {patients}",
+            where="--patients",
         )
     if out.exists():
         raise UsageError("exists already; a cohort is drawn into a new folder", where=out)
@@ -254,5 +255,3 @@ def _labels(row: Row) -> tuple[str | int, ...]:
     findings = [int(row.counts.get(kind, 0) > 0) for kind in FINDINGS]
     grade = row.eye.grade
     return row.patient, row.eye.laterality, grade, int(grade >= 2), *findings
-
-

@@ -18,7 +18,8 @@ ROWS = ("grade 0", "grade 1", "grade 2", "grade 3", "grade 4", "ungradable")
 def contact_sheet(cohort: Path, target: Path) -> None:
     """Write a PNG with up to five photographs of every grade, as a reader sees them."""
     groups: dict[str, list[str]] = {name: [] for name in ROWS}
-    for row in read_truth(cohort).values():
+    # by fault, so that the last row shows each kind
+    for row in sorted(read_truth(cohort).values(), key=lambda one: one["fault"]):
         name = f"grade {row['dr_grade']}" if row["fault"] == "none" else "ungradable"
         groups[name].append(row["image"])
     sheet = Image.new("RGB", (COLUMNS * CELL[0], len(ROWS) * CELL[1]))
