@@ -57,7 +57,8 @@ ENV PATH=/opt/hilum/bin:${PATH} \
     LANG=C.UTF-8 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    OMP_NUM_THREADS=1
+    ORT_DISABLE_TELEMETRY=1 \
+    MLFLOW_DISABLE_TELEMETRY=true
 STOPSIGNAL SIGTERM
 USER 10001:10001
 LABEL org.opencontainers.image.title="hilum" \
@@ -67,8 +68,11 @@ LABEL org.opencontainers.image.title="hilum" \
 FROM runtime AS train
 LABEL org.opencontainers.image.description="hilum: training, evaluation and registration of medical-image classifiers"
 COPY --from=build-train /opt/hilum /opt/hilum
-# training runs as many threads as it is given
-ENV OMP_NUM_THREADS="" MPLCONFIGDIR=/tmp/matplotlib
+USER 0:0
+RUN install -d -o 10001 -g 10001 /work
+USER 10001:10001
+# what ends up in the home folder (the key of the pseudonyms) stays with the work
+ENV HOME=/work MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /work
 ENTRYPOINT ["hilum"]
 CMD ["--help"]
@@ -83,7 +87,7 @@ LABEL org.opencontainers.image.description="hilum: scores medical images over HT
 COPY --from=build-serve /opt/hilum /opt/hilum
 # HILUM_MODEL: a package folder, or models:/NAME@ALIAS with MLFLOW_TRACKING_URI; each flag of
 # `hilum serve` is a HILUM_ variable, and words after the image's name are flags too
-ENV HILUM_MODEL=/model HILUM_HOST=0.0.0.0 HILUM_PORT=8080
+ENV HILUM_MODEL=/model HILUM_HOST=0.0.0.0 HILUM_PORT=8080 OMP_NUM_THREADS=1
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as http; http.urlopen('http://127.0.0.1:' + os.environ['HILUM_PORT'] + '/readyz', timeout=3)"]

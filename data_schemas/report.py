@@ -57,7 +57,9 @@ class Notices(Part):
     """What a draft without findings says. Always in these words."""
 
     insufficient: str
-    reasons: dict[str, str] = Field(description="quality reason -> sentence; `other` for the rest")
+    reasons: dict[str, str] = Field(
+        description="what a quality reason says before its colon -> sentence; `other`: the rest"
+    )
     insufficient_advice: str
     out_of_scope: str
     out_of_scope_advice: str
@@ -113,17 +115,20 @@ class WriterPlan(Document):
     layers: int = Field(default=3, ge=1)
     heads: int = Field(default=3, ge=1)
     width: int = Field(default=48, ge=1, description="a multiple of heads")
-    steps: int = Field(default=250, ge=1)
-    batch: int = Field(default=48, ge=1, description="simulated reports per step")
-    rate: float = Field(default=3e-3, gt=0, description="highest learning rate (AdamW, cosine)")
+    epochs: int = Field(default=6, ge=1)
+    reports: int = Field(default=600, ge=1, description="fresh simulated reports in every epoch")
+    batch: int = Field(default=12, ge=1)
+    rate: float = Field(default=8e-3, gt=0, description="highest learning rate (AdamW, one cycle)")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of steps")
     weight_decay: float = Field(default=0.1, ge=0)
     gradient_norm: float = Field(default=1.0, gt=0, description="clip at this norm")
-    check_reports: int = Field(
+    unseen: int = Field(
         default=64, ge=1, description="simulated reports, never trained on, that figures come from"
     )
     seed: int = Field(default=0, ge=0)
-    threads: int = Field(default=0, ge=0, description="0: all cores this process may use")
+    threads: int = Field(
+        default=1, ge=0, description="a network this small gains nothing from more; 0: all cores"
+    )
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -186,7 +191,8 @@ class Draft(Document):
     sentences: tuple[Sentence, ...]
     source: Literal["writer", "fixed"] = Field(description="who chose among the paraphrases")
     fallback_reason: str = Field(
-        default="", description="why the fixed sentences stand in for the writer's; empty: they don't"
+        default="",
+        description="why the fixed sentences stand in for the writer's; empty: they don't",
     )
     image_sha256: str = Field(description="SHA-256 of the image's bytes")
     score_sha256: str = Field(description="digest of the score that the draft states")

@@ -1,4 +1,5 @@
-"""Print what pyproject.toml requires, one line each, for the extras named; without names, the base only.
+# ruff: noqa: INP001 - a script, no package
+"""Print what pyproject.toml requires, one line each: the base, and the extras named.
 
 python deploy/requirements.py pyproject.toml train report
 """

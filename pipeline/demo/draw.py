@@ -72,7 +72,7 @@ def draw_person(rng: np.random.Generator) -> Person:
         sheen=float(rng.uniform(0.2, 1.0)),
         cup=float(rng.uniform(0.3, 0.56)),
         camera=int(rng.integers(2)),
-        softness=float(rng.uniform(0.7, 1.15)),
+        softness=float(0.7 + 0.9 * rng.uniform() ** 3),
     )
 
 
@@ -131,7 +131,7 @@ def _retina(rng: np.random.Generator, eye: Anatomy, person: Person) -> list[Plan
         shade *= np.exp(-(dark + pit) * (0.95, 1.2, 1.0)[index])
         planes.append(np.float32(tone) * shade)
     if rng.uniform() < 0.35:
-        light = 26 * _bump(np.hypot(from_fovea, 0 * from_fovea), 2.2)
+        light = 26 * _bump(from_fovea, 2.2)
         planes = [plane + light for plane in planes]
     return planes
 
@@ -238,17 +238,17 @@ def _camera(
     soft = np.asarray(flat.filter(ImageFilter.GaussianBlur(sigma)))
     floor = rng.uniform(0.5, 3)
     strength = rng.uniform(0.9, 2.2) * (0.25 + 0.75 * field)
-    shared = strength * rng.standard_normal(eye.shape, dtype=np.float32) * 0.8 + floor
+    grey = strength * rng.standard_normal(eye.shape, dtype=np.float32) * 0.85 + floor
+    colour = strength * rng.standard_normal(eye.shape, dtype=np.float32) * 0.6
     pixels = np.empty((*eye.shape, 3), dtype=np.uint8)
-    for index in range(3):
-        own = rng.standard_normal(eye.shape, dtype=np.float32) * strength * 0.5
-        pixels[..., index] = np.clip(soft[..., index] + shared + own, 0, 255)
+    for index, share in enumerate((0.7, -0.3, -1.0)):
+        pixels[..., index] = np.clip(soft[..., index] + grey + share * colour, 0, 255)
     return pixels, (rho < 1) & (field > 0.5)
 
 
 def _veil(rng: np.random.Generator, eye: Anatomy, u: Plane, v: Plane, rho: Plane) -> Plane:
     """Return stray light as a share of white: the lens's reflex, a bright rim, haze, dust."""
-    veil = np.full(eye.shape, rng.uniform(0, 0.04), dtype=np.float32)
+    veil = np.full(eye.shape, 0.16 * rng.uniform() ** 3, dtype=np.float32)
     if rng.uniform() < 0.5:
         # the reflex of the lens: a pale smear between disc and fovea
         x, y = rng.normal(0, 0.10), rng.normal(0, 0.09)

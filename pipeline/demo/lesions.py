@@ -108,7 +108,7 @@ def grow_lesions(
     lesions = Lesions(eye)
     if grade == 0:
         return tree, lesions
-    dots = {1: (3, 9), 2: (6, 18), 3: (14, 34), 4: (8, 26)}[grade]
+    dots = {1: (2, 8), 2: (3, 11), 3: (8, 20), 4: (4, 14)}[grade]
     for _ in range(int(rng.integers(*dots))):
         _microaneurysm(rng, lesions)
     if grade == 2:
@@ -124,7 +124,7 @@ def _moderate(rng: np.random.Generator, lesions: Lesions) -> None:
     # either sign makes the grade; most eyes show both
     which = rng.choice(3, p=(0.3, 0.14, 0.56))
     if which != 1:
-        for _ in range(int(rng.integers(5, 15))):
+        for _ in range(int(rng.integers(2, 9))):
             _haemorrhage(rng, lesions)
     if which != 0:
         for _ in range(int(rng.integers(1, 4))):
@@ -138,7 +138,7 @@ def _severe(rng: np.random.Generator, lesions: Lesions, tree: Tree) -> Tree:
     if sign == "haemorrhages":
         _over_twenty_a_quadrant(rng, lesions)
     else:
-        for _ in range(int(rng.integers(16, 34))):
+        for _ in range(int(rng.integers(12, 30))):
             _haemorrhage(rng, lesions)
     if sign == "beading":
         pair = {0, 1} if rng.uniform() < 0.6 else {0, 1, 2, 3}
@@ -185,7 +185,7 @@ def _proliferative(rng: np.random.Generator, lesions: Lesions, tree: Tree) -> No
             lesions.trace("new_vessels", net)
     if rng.uniform() < 0.45:
         _preretinal(rng, lesions)
-    for _ in range(int(rng.integers(4, 20))):
+    for _ in range(int(rng.integers(2, 14))):
         _haemorrhage(rng, lesions)
     if rng.uniform() < 0.6:
         for _ in range(int(rng.integers(1, 4))):
@@ -196,7 +196,7 @@ def _proliferative(rng: np.random.Generator, lesions: Lesions, tree: Tree) -> No
 
 def _microaneurysm(rng: np.random.Generator, lesions: Lesions) -> None:
     place = lesions.eye.spot(rng, near=0.15, far=1.25)
-    outline = _round(rng, place, rng.uniform(1.2, 2.1), 0.08)
+    outline = _round(rng, place, rng.uniform(1.2, 2.4), 0.08)
     lesions.blot("microaneurysms", lesions.blood, outline, int(rng.integers(190, 250)))
     lesions.count("microaneurysms")
 
@@ -209,7 +209,7 @@ def _haemorrhage(
 ) -> None:
     eye = lesions.eye
     x, y = place or eye.spot(rng, near=0.2, far=1.6, margin=18)
-    ink = int(rng.integers(120, 225))
+    ink = int(rng.integers(95, 215))
     if rng.uniform() < 0.3:
         # flame: in the nerve-fibre layer, so drawn out along the fibres, which leave the disc
         angle = np.arctan2(y - eye.disc[1], x - eye.disc[0]) + rng.normal(0, 0.15)
@@ -238,7 +238,7 @@ def _exudates(rng: np.random.Generator, lesions: Lesions) -> None:
             angle, distance = rng.uniform(0, 2 * np.pi), reach * abs(rng.normal(0, 0.6))
         place = (x + distance * np.cos(angle), y + 0.85 * distance * np.sin(angle))
         outline = _round(rng, place, float(np.exp(rng.normal(0.5, 0.42))), 0.22)
-        lesions.blot("exudates", lesions.lipid, outline, int(rng.integers(140, 256)))
+        lesions.blot("exudates", lesions.lipid, outline, int(rng.integers(105, 256)))
     lesions.count("exudates")
 
 
@@ -254,7 +254,7 @@ def _preretinal(rng: np.random.Generator, lesions: Lesions) -> None:
     eye = lesions.eye
     x, y = eye.spot(rng, near=0.5, far=1.1, margin=60)
     half = rng.uniform(24, 46)
-    deep = half * rng.uniform(0.5, 0.8)
+    deep = half * rng.uniform(0.6, 0.95)
     angle = np.linspace(0, np.pi, 48)
     ragged = 1 + 0.10 * wobble(rng, 48, 7) + 0.05 * wobble(rng, 48, 3)
     hull = np.stack([np.cos(angle), np.sin(angle) ** 0.7 * (1 - 0.3 * np.cos(angle - 1))], axis=1)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import beta, norm, rankdata
 
+from data_schemas.card import Interval
 from data_schemas.errors import UsageError
 
 Floats = NDArray[np.floating[Any]]
@@ -70,6 +71,24 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == trials else (centre + spread) / scale
     return low, high
+
+
+def proportion(count: int, total: int) -> Interval:
+    """Return a proportion with its exact interval and its counts; ``None`` of nothing."""
+    low, high = clopper_pearson(count, total)
+    return Interval(
+        value=count / total if total else None,
+        low=known(low),
+        high=known(high),
+        method="Clopper-Pearson",
+        numerator=count,
+        denominator=total,
+    )
+
+
+def known(value: float) -> float | None:
+    """Return ``None`` for what the data don't define."""
+    return value if math.isfinite(value) else None
 
 
 def auc(labels: Integers, scores: Floats) -> float:

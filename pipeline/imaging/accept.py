@@ -24,7 +24,7 @@ def require_modality(modality: str, accept: Accept) -> None:
         )
 
 
-def require_colour(colour: bool, accept: Accept) -> None:  # noqa: FBT001 - a fact, not a switch
+def require_colour(colour: bool, accept: Accept) -> None:
     """Raise NOT_COLOUR for a grey instance if the contract requires colour."""
     if accept.colour == "required" and not colour:
         raise ImageError("NOT_COLOUR", "the image is grey, the contract takes colour only")

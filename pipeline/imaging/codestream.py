@@ -47,7 +47,7 @@ def look(data: bytes) -> Stream | None:
         return _jpeg(data)
     if data.startswith((_J2K, _JP2)):
         return _jpeg2000(data)
-    if data.startswith(_JXL_BOX) or data.startswith(_JXL):
+    if data.startswith((_JXL_BOX, _JXL)):
         rows, columns = _jpegxl_size(_jpegxl_stream(data))
         return Stream("jpeg xl", rows, columns, None, 16, colour_done=True)
     return None

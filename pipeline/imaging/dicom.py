@@ -15,6 +15,7 @@ from pipeline.imaging.limits import inflate, same_size
 RLE = "1.2.840.10008.1.2.5"
 ENCAPSULATED_RAW = "1.2.840.10008.1.2.1.98"
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+_VIDEO = "1.2.840.10008.1.2.4.10"  # .100 to .109: MPEG-2, MPEG-4, HEVC
 _UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # fmt: skip
 _STILL_IMAGES = ("1.2.840.10008.1.2.4.5", "1.2.840.10008.1.2.4.6", "1.2.840.10008.1.2.4.7", "1.2.840.10008.1.2.4.8", "1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.11", "1.2.840.10008.1.2.4.20")  # fmt: skip
 
@@ -34,6 +35,8 @@ def decode_frame(header: ImageHeader) -> tuple[NDArray[Any], tuple[str, ...]]:
     ImageError
         TRUNCATED, CORRUPT or NO_DECODER.
     """
+    if header.syntax.startswith(_VIDEO):
+        raise ImageError("NO_DECODER", "the pixel data are a video")
     encapsulated = header.value.startswith(fragments.ITEM)
     if encapsulated:
         values, colour_done, warnings = _encapsulated(header)
@@ -121,10 +124,11 @@ def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDA
         return values
     if values.dtype.kind not in "iu":
         raise ImageError("NO_DECODER", "colour in floating point is not supported")
-    whole = np.clip(values, 0, (1 << header.stored) - 1)
-    if header.stored > 16:
-        return (whole >> (header.stored - 16)).astype(np.uint16)
-    return whole.astype(np.uint16) << (16 - header.stored)
+    whole = np.clip(values.astype(np.int64), 0, (1 << header.stored) - 1)
+    # the full range of 16 bits, whatever was stored
+    down, up = max(header.stored - 16, 0), max(16 - header.stored, 0)
+    scaled: NDArray[np.uint16] = (whole >> down << up).astype(np.uint16)
+    return scaled
 
 
 def _rle(frame: bytes, header: ImageHeader) -> NDArray[Any]:
@@ -158,6 +162,9 @@ def _raw_frame(header: ImageHeader) -> bytes:
         raise ImageError(
             "TRUNCATED", f"the pixel data have {len(header.value)} bytes of {needed} expected"
         )
+    if header.swap_words:
+        start = size * header.frame
+        return _swapped(header.value)[start : start + size]
     if header.allocated == 1 and one % 8:
         bits = np.unpackbits(np.frombuffer(header.value, np.uint8), bitorder="little")
         chosen = bits[one * header.frame : one * (header.frame + 1)]
@@ -179,8 +186,6 @@ def _raw(header: ImageHeader, frame: bytes) -> NDArray[Any]:
         packed = np.frombuffer(frame, np.uint8)
         return np.unpackbits(packed, bitorder="little")[: rows * columns].reshape(rows, columns)
     values = np.frombuffer(frame, f"{order}u{header.allocated // 8}")
-    if header.swap_words:
-        values = _swapped(frame)[:size]
     if header.photometric == "YBR_FULL_422" and header.allocated == 8:
         if columns % 2:
             raise ImageError("CORRUPT", "YBR_FULL_422 needs an even number of columns")
@@ -194,9 +199,10 @@ def _raw(header: ImageHeader, frame: bytes) -> NDArray[Any]:
     return _masked(values.reshape(rows, columns), header)
 
 
-def _swapped(frame: bytes) -> NDArray[np.uint8]:
-    even = frame if len(frame) % 2 == 0 else frame + b"\x00"
-    return np.frombuffer(even, ">u2").astype("<u2").view(np.uint8)
+def _swapped(value: bytes) -> bytes:
+    # 8-bit values written as big-endian 16-bit words: every two neighbours change places
+    even = value if len(value) % 2 == 0 else value + b"\x00"
+    return np.frombuffer(even, ">u2").astype("<u2").tobytes()
 
 
 def _masked(values: NDArray[Any], header: ImageHeader) -> NDArray[Any]:

@@ -237,7 +237,9 @@ def _as_stored(value: float, bits: int, *, signed: bool) -> float:
 def _aspect(header: Dataset, frame: int) -> float:
     # row distance over column distance: PS3.3 C.7.6.3.1.7 and 10.7.1.3
     places = [(header, "PixelAspectRatio")]
-    places += [(group, "PixelSpacing") for group in get.macro(header, frame, "PixelMeasuresSequence")]
+    places += [
+        (group, "PixelSpacing") for group in get.macro(header, frame, "PixelMeasuresSequence")
+    ]
     places += [(header, "ImagerPixelSpacing"), (header, "NominalScannedPixelSpacing")]
     for group, keyword in places:
         down, across = get.number(group, keyword, 0), get.number(group, keyword, 1)

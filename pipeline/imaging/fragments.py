@@ -63,7 +63,11 @@ def _by_offsets(
     pieces: list[tuple[int, bytes]], offsets: tuple[int, ...], frames: int
 ) -> list[list[bytes]] | None:
     places = {place for place, _ in pieces}
-    if len(offsets) != frames or list(offsets) != sorted(set(offsets)) or not places >= set(offsets):
+    if (
+        len(offsets) != frames
+        or list(offsets) != sorted(set(offsets))
+        or not places >= set(offsets)
+    ):
         return None
     ends = [*offsets[1:], float("inf")]
     return [

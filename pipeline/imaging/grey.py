@@ -99,9 +99,11 @@ def _range(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[n
     low, high = float(values[counted].min()), float(values[counted].max())
     if low == high:
         raise ImageError("BLANK", "every pixel has the same value")
-    return np.clip((values - low) / (high - low), 0.0, 1.0)
+    scaled: NDArray[np.float64] = np.clip((values - low) / (high - low), 0.0, 1.0)
+    return scaled
 
 
 def _looked_up(values: NDArray[np.float64], table: Lut) -> NDArray[np.float64]:
     places = np.clip(np.rint(values) - table.first, 0, len(table.entries) - 1)
-    return table.entries[places.astype(np.int64)]
+    found: NDArray[np.float64] = table.entries[places.astype(np.int64)]
+    return found

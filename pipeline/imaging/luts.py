@@ -91,9 +91,7 @@ def _entries(
     return entries[:count] if len(entries) >= count else None
 
 
-def _expand(
-    found: list[Any], count: int, bits: int, *, little_endian: bool
-) -> NDArray[Any] | None:
+def _expand(found: list[Any], count: int, bits: int, *, little_endian: bool) -> NDArray[Any] | None:
     """Expand segmented data (PS3.3 C.7.9.2): discrete, linear and indirect segments."""
     if not found:
         return None

@@ -117,7 +117,7 @@ def _read_tiff(data: bytes, contract: Contract) -> Photograph:
     found = tiff.directory(data)
     check_size(found.rows, found.columns, contract.limits)
     page = choose_frame(found.pages, contract.accept)
-    warnings = (f"page {page + 1} of {found.pages}",) if found.pages > 1 else ()
+    warnings: tuple[str, ...] = (f"page {page + 1} of {found.pages}",) if found.pages > 1 else ()
     require_colour(found.samples >= 3 or found.photometric == 3, contract.accept)
     try:
         if found.photometric == 3:  # a palette

@@ -48,7 +48,11 @@ def from_array(array: NDArray[Any]) -> Instance:
     ImageError
         NOT_AN_IMAGE for any other shape or type.
     """
-    if array.dtype != np.uint8 or not (array.ndim == 2 or array.shape[2:] == (3,)) or not array.size:
+    if (
+        array.dtype != np.uint8
+        or not (array.ndim == 2 or array.shape[2:] == (3,))
+        or not array.size
+    ):
         raise ImageError("NOT_AN_IMAGE", "the array is not uint8 [H, W] or [H, W, 3]")
     pixels = np.ascontiguousarray(array)
     return _instance(pixels, sha256(pixels.data), "array", display_facts(pixels), ())

@@ -38,10 +38,11 @@ def _first_element_is_sane(data: bytes) -> bool:
         return False
     for order in ("<", ">"):
         group, element, vr, short = struct.unpack(f"{order}HH2sH", data[:8])
+        length = int(short)
         if group not in _FIRST_GROUPS or element > 0x0070:
             continue
         if vr in _VRS:
-            return short <= len(data)
+            return length <= len(data)
         if order == "<" and 0 < struct.unpack("<I", data[4:8])[0] <= min(len(data) - 8, 1024):
             return True
     return False

@@ -1,8 +1,8 @@
 """Draws an evidence map over the picture that a reader knows, as a PNG.
 
-Evidence for the class is drawn in warm colours, evidence against it in blue, nothing where the map
-says nothing. Both scales share one zero and one unit, so that a faint map looks faint beside a
-strong one of the same picture.
+The picture turns grey, so that every colour is evidence: on an orange fundus a warm spot would pass
+for an exudate. Evidence for the class is drawn from red to pale yellow, evidence against it in blue,
+with the picture's own light and dark kept below it. A line surrounds what reaches half the unit.
 """
 
 import io
@@ -17,14 +17,21 @@ Region = tuple[int, int, int, int]
 LONGEST_SIDE = 1024
 """Pixels of the overlay's longer side: readable on a screen, small enough for a JSON answer."""
 
-OPACITY = 0.72
-"""Of the strongest evidence; the picture stays visible below it."""
+LEAST_SIDE = 512
+"""Smaller pictures are enlarged up to this: nobody can read a map of 28 pixels."""
 
-# black body towards white for, towards pale blue against: lightness rises evenly on both sides
-_FOR = np.array([[120, 10, 20], [214, 40, 20], [250, 130, 20], [255, 205, 70], [255, 250, 205]])
-_AGAINST = np.array(
-    [[20, 40, 120], [35, 95, 190], [80, 155, 225], [150, 205, 245], [225, 242, 255]]
-)
+OPACITY = 0.8
+"""Of the strongest evidence."""
+
+FAINTEST = 0.15
+"""Share of the unit below which nothing is drawn."""
+
+HALF = 0.5
+"""Share of the unit at which the line is drawn."""
+
+# red to yellow for, navy to light blue against, never to white: the sign must show at the peak: lightness rises evenly on both sides
+_FOR = np.array([[120, 10, 20], [205, 35, 20], [240, 100, 20], [250, 165, 35], [255, 228, 95]])
+_AGAINST = np.array([[15, 35, 120], [25, 75, 175], [45, 120, 215], [80, 165, 240], [130, 205, 255]])
 
 
 def overlay_png(
@@ -44,15 +51,23 @@ def overlay_png(
         The evidence that gets the strongest colour, > 0.
     """
     rows, columns = picture.shape[:2]
-    scale = min(1.0, LONGEST_SIDE / max(rows, columns))
+    longest = max(rows, columns)
+    # whole multiples keep the pixels of a small picture square and sharp
+    scale = max(1.0, LEAST_SIDE // longest) if longest < LONGEST_SIDE else LONGEST_SIDE / longest
     small = Image.fromarray(picture).resize(
-        (max(1, round(columns * scale)), max(1, round(rows * scale))), Image.Resampling.BOX
+        (max(1, round(columns * scale)), max(1, round(rows * scale))),
+        Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX,
     )
     strength = _on_picture(evidence / unit, region, small.size, scale)
+    light = np.asarray(small.convert("L"), dtype=np.float32)[..., None]
     colour = np.where(strength[..., None] >= 0, _ramp(_FOR, strength), _ramp(_AGAINST, -strength))
-    # below a fifth of the unit the picture is left alone; a smooth foot avoids a hard edge
-    weight = OPACITY * _smooth(np.clip((np.abs(strength) - 0.15) / 0.6, 0, 1))
-    drawn = np.asarray(small) * (1 - weight[..., None]) + colour * weight[..., None]
+    # colour shaded by the picture: a vessel or a lesion is seen through it
+    shaded = colour * (0.5 + 0.5 * light / max(float(light.max()), 1.0))
+    # a smooth foot, so that no edge is drawn where nothing begins
+    weight = OPACITY * _smooth(np.clip((np.abs(strength) - FAINTEST) / 0.35, 0, 1))[..., None]
+    drawn = light * (1 - weight) + shaded * weight
+    drawn[_outline(strength >= HALF)] = (255, 255, 255)
+    drawn[_outline(strength <= -HALF)] = (170, 215, 255)
     buffer = io.BytesIO()
     Image.fromarray(np.round(drawn).astype(np.uint8)).save(buffer, "PNG", optimize=False)
     return buffer.getvalue()
@@ -61,7 +76,7 @@ def overlay_png(
 def _on_picture(
     values: NDArray[np.floating[Any]], region: Region, size: tuple[int, int], scale: float
 ) -> NDArray[np.float32]:
-    """Return the map bilinearly enlarged to its region on a canvas of ``size`` (columns, rows)."""
+    """Return the map smoothly enlarged to its region on a canvas of ``size`` (columns, rows)."""
     top, left, height, width = (round(value * scale) for value in region)
     large = np.asarray(
         Image.fromarray(values.astype(np.float32)).resize(
@@ -72,6 +87,14 @@ def _on_picture(
     inside = canvas[max(top, 0) : top + height, max(left, 0) : left + width]
     inside[:] = large[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
     return canvas
+
+
+def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of ``inside`` that touch its outside."""
+    # beyond the frame the shape goes on: no line along the picture's edge
+    wide = np.pad(inside, 1, mode="edge")
+    core = wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
+    return inside & ~core
 
 
 def _ramp(colours: NDArray[np.integer[Any]], strength: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -32,6 +32,9 @@ CARD = "card.json"
 CONTRACT = "contract.json"
 VERIFICATION = "verification.npz"
 SUMS = "SHA256SUMS"
+KEPT_FILES = (GRAPH, WEIGHTS, VERIFICATION)
+"""What stays the same when only the card changes."""
+
 FILES = (CARD, CONTRACT, GRAPH, WEIGHTS, VERIFICATION)
 """What a package holds besides ``SHA256SUMS``."""
 
@@ -143,7 +146,7 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
     """
     check_documents(card, contract, where=folder)
     with _new_folder(folder) as part:
-        for name in (GRAPH, WEIGHTS, VERIFICATION):
+        for name in KEPT_FILES:
             write_bytes(part / name, files[name])
         card.write_json(part / CARD)
         contract.write_json(part / CONTRACT)
@@ -157,7 +160,7 @@ def with_evaluation(
     """Write the same model as a new package whose card holds the evaluation and further notes."""
     update = {"evaluation": evaluation, "notes": (*package.card.notes, *notes)}
     card = package.card.model_copy(update=update)
-    files = {name: package.read(name) for name in (GRAPH, WEIGHTS, VERIFICATION)}
+    files = {name: package.read(name) for name in KEPT_FILES}
     write_package(folder, files, card, package.contract)
     return open_package(folder)
 

@@ -47,7 +47,7 @@ class Size:
         return squares + lines
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module):  # type: ignore[misc]
     """From words to the logits of the next word.
 
     ``forward(words_bt)`` takes token numbers, int64 [b, t], and returns logits, float32 [b, t, v]:
@@ -87,8 +87,10 @@ class Decoder(nn.Module):
         return logits_btv
 
     def _draw_weights(self) -> None:
-        # GPT-2's: normal with deviation 0.02, and what is added to the residual stream is scaled
-        # down by the root of the number of additions (two per block), so that depth doesn't grow it
+        # normal with deviation 1/sqrt(c), so that a sum over c channels has the size of one; what
+        # is added to the residual stream is scaled down by the root of the number of additions
+        # (two per block, GPT-2's rule), so that depth doesn't make it grow
+        deviation = 1 / math.sqrt(self.size.width)
         additions = math.sqrt(2 * self.size.layers)
         for name, weights in self.named_parameters():
             if name.endswith("bias"):
@@ -97,10 +99,10 @@ class Decoder(nn.Module):
                 nn.init.ones_(weights)
             else:
                 adds = name.endswith(("project.weight", "down.weight"))
-                nn.init.normal_(weights, std=0.02 / additions if adds else 0.02)
+                nn.init.normal_(weights, std=deviation / additions if adds else deviation)
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]
     """Attention, then the MLP; each reads a normalised copy and adds its answer to the stream."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -113,11 +115,10 @@ class Block(nn.Module):
     def forward(self, x_btc: Tensor, seen: list[Tensor] | None = None) -> Tensor:
         """Return the stream with both answers added, float32 [b, t, c]."""
         x_btc = x_btc + self.attention(self.norm_1(x_btc), seen)  # [b, t, 48]
-        x_btc = x_btc + self.mlp(self.norm_2(x_btc))  # ........... [b, t, 48]
-        return x_btc
+        return x_btc + self.mlp(self.norm_2(x_btc))  # ............ [b, t, 48]
 
 
-class Attention(nn.Module):
+class Attention(nn.Module):  # type: ignore[misc]
     """Every position asks a question, and takes the values of the earlier positions that answer it."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -152,7 +153,7 @@ class Attention(nn.Module):
         return mixed_btc
 
 
-class Mlp(nn.Module):
+class Mlp(nn.Module):  # type: ignore[misc]
     """What a position makes of what it saw: 192 small detectors, and what each of them adds."""
 
     def __init__(self, width: int) -> None:

@@ -39,8 +39,13 @@ Section = Literal["eye", "quality", "findings", "impression", "notice"]
 class NextWord(Protocol):
     """What writing needs of a writer."""
 
-    tokens: tuple[str, ...]
-    sha256: str
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Token number -> word."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the writer; it stands in every draft that the writer took part in."""
 
     def logits(self, numbers: list[int]) -> NDArray[np.float32]:
         """Return one logit per token for the word after ``numbers``."""
@@ -92,6 +97,7 @@ def open_writer(folder: Path) -> Writer:
             where=folder / "vocabulary.yaml",
             mend="train the writer again: hilum train-report --out WRITER",
         )
+    check_language(vocabulary)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # one order of additions: the same draft on every machine
     options.log_severity_level = 3
@@ -107,7 +113,8 @@ def draft(score: Score, vocabulary: Vocabulary, writer: NextWord | None = None) 
     score
         The answer about the image.
     vocabulary
-        What may be said; with a writer, the one that it was trained on.
+        What may be said, as :func:`pipeline.report.language.check_language` accepts it; with a
+        writer, the one that it was trained on.
     writer
         Chooses among paraphrases; ``None``: the fixed sentences.
 
@@ -123,7 +130,6 @@ def draft(score: Score, vocabulary: Vocabulary, writer: NextWord | None = None) 
         If the score contradicts itself or the vocabulary lacks words for it, or if even the fixed
         sentences don't read back: then there is no draft.
     """
-    check_language(vocabulary)
     if score.verdict not in VERDICT_STATES:
         return _checked(_notice(score, vocabulary), score, vocabulary, "fixed", None, "")
     told = statements(score, vocabulary)
@@ -155,20 +161,36 @@ def choose(
     ReportError
         If the writer doesn't know a word of the language, or answers with the wrong shape.
     """
+    chosen: list[Choice] = []
+    before: list[str] = []
+    at = 0
+    while at < len(told):
+        legal = choices(told, at, primary, vocabulary)
+        sentence = next_sentence(told, before, legal, writer)
+        before += sentence.words
+        chosen.append(sentence)
+        at += sentence.covers
+    return chosen
+
+
+def next_sentence(
+    told: tuple[Statement, ...], before: list[str], legal: list[Choice], writer: NextWord
+) -> Choice:
+    """Return the one of ``legal`` that the writer prefers after the words ``before``.
+
+    Raises
+    ------
+    ReportError
+        As :func:`choose`.
+    """
     number = {word: n for n, word in enumerate(writer.tokens)}
+    prompt = [START, *(prompt_token(s) for s in told), TEXT]
     try:
-        numbers = [number[START], *(number[prompt_token(s)] for s in told), number[TEXT]]
-        chosen = []
-        at = 0
-        while at < len(told):
-            legal = choices(told, at, primary, vocabulary)
-            sentence = _walk([(c, [number[w] for w in c.words]) for c in legal], numbers, writer)
-            numbers += [number[word] for word in sentence.words]
-            chosen.append(sentence)
-            at += sentence.covers
+        numbers = [number[word] for word in [*prompt, *before]]
+        paths = [(choice, [number[word] for word in choice.words]) for choice in legal]
     except KeyError as error:
         raise ReportError(f"the writer doesn't know the token {error}") from error
-    return chosen
+    return _walk(paths, numbers, writer)
 
 
 def _walk(legal: list[tuple[Choice, list[int]]], before: list[int], writer: NextWord) -> Choice:
@@ -222,10 +244,10 @@ def _notice(score: Score, vocabulary: Vocabulary) -> tuple[Sentence, ...]:
     if score.verdict == "out_of_scope":
         texts = [words.out_of_scope, words.out_of_scope_advice]
     else:
-        reasons = {r if r in words.reasons else "other" for r in score.quality.reasons} or {"other"}
-        if len(reasons) > 1:
-            reasons.discard("other")
+        # a reason carries measured numbers after a colon, which a draft doesn't repeat
+        reasons = {reason.partition(":")[0] for reason in score.quality.reasons}
         why = [text for reason, text in words.reasons.items() if reason in reasons]
+        why = why or [words.reasons["other"]]
         texts = [words.insufficient, *why, words.insufficient_advice]
     evidence = (Evidence(subject="quality", state=score.verdict),)
     return tuple(_sentence(text, "notice", evidence, score) for text in texts)

@@ -1,0 +1,23 @@
+# Images: what is needed to build them, building them, and the test that runs one.
+# Included by the Makefile, which sets BIN and the target `setup`.
+TARGET ?= serve
+
+.PHONY: setup-system setup-image-base image test-container
+
+setup-system:  ## Debian packages that images are built and run with (as root; does nothing when they are there)
+	@for tool in podman buildah runc iptables mmdebstrap; do \
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || missing=1; \
+	done; \
+	test -z "$$missing" || { \
+	  DEBIAN_FRONTEND=noninteractive apt-get -q update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 install -y --no-install-recommends \
+	    podman buildah runc netavark iptables mmdebstrap ca-certificates; }
+
+setup-image-base: setup-system  ## a base image from Debian's packages, where no image registry is reachable
+	deploy/base-image
+
+image:  ## build an image: make image TARGET=serve (or train)
+	deploy/build-image $(TARGET)
+
+test-container: setup setup-image-base  ## build the served image, run it locked down, score a DICOM with it
+	CI_CONTAINER=1 $(BIN)/python -m pytest tests/container

@@ -1,0 +1,109 @@
+"""Evaluates a run: scores a split through the run's own package, logs figures and tables to the run."""
+
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_schemas.card import Evaluation
+from data_schemas.errors import UsageError
+from data_schemas.files import replacing
+from data_schemas.progress import Progress
+from data_schemas.terms import SPLITS, Split
+from pipeline.evaluate.answers import SplitAnswers, answer_split
+from pipeline.evaluate.figures import all_figures
+from pipeline.evaluate.measure import measure
+from pipeline.ingest.store import Dataset, open_dataset
+from pipeline.model.package import open_package
+from pipeline.tracking.runs import continued_run
+
+PREDICTIONS_VERSION = "1"
+
+
+def evaluate_run(
+    run_id: str,
+    dataset_folder: Path,
+    tracking_uri: str,
+    progress: Progress,
+    split: Split = "test",
+) -> Evaluation:
+    """Measure the package of a run on one split, and log the result to the same run.
+
+    Logged: metrics ``SPLIT/...`` at step 0, four figures, ``predictions.parquet`` and, last,
+    ``evaluation.json`` (``evaluation-SPLIT.json`` for another split than test).
+
+    Raises
+    ------
+    UsageError
+        If there is no such split.
+    DatasetError
+        If the data set isn't the one that the run was trained on, or the split is empty.
+    PackageError, TrackingError
+        If the run has no sound package, or MLflow can't be used.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"`{split}` is not a split", mend=f"splits: {', '.join(SPLITS)}")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        continued_run(tracking_uri, run_id) as run,
+    ):
+        package = open_package(run.download("package", Path(scratch) / "run"))
+        dataset = open_dataset(dataset_folder)
+        answers = answer_split(package, dataset, split, progress)
+        evaluation = measure(answers, dataset.info, package.sha256)
+        run.log_dataset(dataset.info, split, evaluation.images)
+        run.log_metrics(metrics_of(evaluation, answers.primary), step=0)
+        run.flush()
+        for name, figure in all_figures(answers, evaluation).items():
+            run.log_figure(figure, f"figures/{_named(name, split)}.png")
+        tables = Path(scratch) / "tables"
+        write_predictions(answers, dataset, tables / f"{_named('predictions', split)}.parquet")
+        run.log_files(tables, "evaluation")
+        # last: whoever finds it finds the rest, too
+        run.log_json(evaluation.model_dump(mode="json"), f"{_named('evaluation', split)}.json")
+    return evaluation
+
+
+def metrics_of(evaluation: Evaluation, primary: str) -> dict[str, float]:
+    """Return the names and values for MLflow.
+
+    The primary label's figures come without its name and with their limits (``test/auc``,
+    ``test/auc_lo``, ``test/auc_hi``), other labels' as ``test/auc_LABEL``; what is undefined is
+    only counted.
+    """
+    found: dict[str, float] = {"images": evaluation.images, "patients": evaluation.patients}
+    undefined = 0
+    for key, interval in evaluation.statistics.items():
+        what, _, label = key.partition("/")
+        name = what if label == primary else f"{what}_{label}"
+        if interval.value is None:
+            undefined += 1
+            continue
+        found[name] = interval.value
+        if label == primary and interval.low is not None and interval.high is not None:
+            found |= {f"{name}_lo": interval.low, f"{name}_hi": interval.high}
+    found["undefined"] = undefined
+    return {f"{evaluation.split}/{name}": value for name, value in found.items()}
+
+
+def write_predictions(answers: SplitAnswers, dataset: Dataset, path: Path) -> None:
+    """Write one row per image: pseudonym, truth, logits, probabilities, verdict. No names, no paths."""
+    source = dataset.manifest.column("source_sha256").take(pa.array(answers.indices))
+    columns: dict[str, object] = {
+        "source_sha256": source,
+        "patient": pa.array(answers.patients.tolist()),
+        "verdict": pa.array(answers.verdicts),
+        "logits": pa.array(answers.logits.tolist(), pa.list_(pa.float32())),
+    }
+    for label in answers.labels:
+        columns[f"truth_{label.label}"] = pa.array(label.truth)
+        columns[f"probability_{label.label}"] = pa.array(label.probability)
+        columns[f"answer_{label.label}"] = pa.array(label.answer)
+    table = pa.table(columns).replace_schema_metadata({"schema_version": PREDICTIONS_VERSION})
+    with replacing(path) as part:
+        pq.write_table(table, part)
+
+
+def _named(name: str, split: Split) -> str:
+    return name if split == "test" else f"{name}-{split}"

@@ -1,0 +1,191 @@
+"""Figures of an evaluation: ROC curves, reliability, confusion matrices, scores by class."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_schemas.card import Evaluation, Interval
+from pipeline.evaluate import statistics
+from pipeline.evaluate.answers import LabelAnswers, SplitAnswers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe & Ito 2008: told apart with any kind of colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#8a8a8a"
+
+
+def all_figures(answers: SplitAnswers, evaluation: Evaluation) -> dict[str, "Figure"]:
+    """Return name -> figure."""
+    return {
+        "roc": roc(answers, evaluation),
+        "reliability": reliability(answers, evaluation),
+        "confusion": confusion(answers, evaluation),
+        "score_histogram": score_histogram(answers),
+    }
+
+
+def roc(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
+    """Draw each label's ROC curve with its area and its frozen operating point."""
+    figure, (axes,) = _panels(1, 5.6)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    for index, label in enumerate(answers.labels):
+        area = evaluation.statistics[f"auc/{label.label}"]
+        if area.value is None:
+            continue
+        colour = COLOURS[index % len(COLOURS)]
+        primary = label.label == answers.primary
+        alarms, hits = statistics.roc_curve(label.positive, label.probability)
+        axes.plot(
+            alarms,
+            hits,
+            color=colour,
+            linewidth=2 if primary else 1.2,
+            label=f"{label.label}  {with_interval(area)}",
+        )
+        _mark_point(axes, label.label, evaluation, colour)
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_aspect("equal")
+    axes.set_title(f"ROC, {_counts(answers)}; rings: operating points", fontsize=10)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="lower right", fontsize=8, title="AUC (95 % by DeLong)", title_fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "undefined: a class is missing", ha="center")
+    return figure
+
+
+def reliability(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
+    """Draw observed share against probability for the primary label, with exact intervals."""
+    label = answers.of_primary()
+    figure, (axes,) = _panels(1, 5.6)
+    mean, share, counts = statistics.calibration_bins(label.positive, label.probability)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    for at, observed, count in zip(mean, share, counts, strict=True):
+        if not count:
+            continue
+        low, high = statistics.clopper_pearson(round(observed * count), int(count))
+        axes.plot([at, at], [low, high], color=COLOURS[0], linewidth=1)
+        axes.plot(at, observed, "o", color=COLOURS[0], markersize=5)
+        above = high < 0.93
+        axes.annotate(
+            f"{count}",
+            (at, high if above else low),
+            (0, 4 if above else -4),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            fontsize=7,
+            color="#444444",
+        )
+    ece = evaluation.statistics[f"ece/{label.label}"].value
+    axes.set(
+        xlabel=f"calibrated probability of {label.label}",
+        ylabel="observed share",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
+    axes.set_aspect("equal")
+    axes.set_title(
+        f"Reliability, {_counts(answers)}; ECE {'undefined' if ece is None else f'{ece:.3f}'}\n"
+        "numbers: images in the bin; bars: 95 % exact",
+        fontsize=10,
+    )
+    return figure
+
+
+def confusion(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
+    """Draw each label's confusion matrix: counts, shaded by share of the true class."""
+    figure, panels = _panels(len(answers.labels), 3.4)
+    for axes, label in zip(panels, answers.labels, strict=True):
+        counts = np.array(evaluation.confusion[label.label])
+        totals = counts.sum(axis=1, keepdims=True)
+        shares = counts / np.maximum(totals, 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        names = label.output.classes
+        for row in range(len(names)):
+            for column in range(len(names)):
+                axes.text(
+                    column,
+                    row,
+                    str(counts[row, column]),
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white" if shares[row, column] > 0.55 else "black",
+                )
+        axes.set_xticks(range(len(names)), names, fontsize=7, rotation=30, ha="right")
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_xlabel("answer", fontsize=8)
+        axes.set_ylabel("truth", fontsize=8)
+        axes.set_title(label.label, fontsize=10)
+    return figure
+
+
+def score_histogram(answers: SplitAnswers) -> "Figure":
+    """Draw the primary label's probabilities by true class, with its thresholds."""
+    label = answers.of_primary()
+    figure, (axes,) = _panels(1, 5.6, 3.8)
+    edges = np.linspace(0, 1, 26).tolist()
+    for value, name, colour in ((0, "negative", COLOURS[0]), (1, "positive", COLOURS[1])):
+        chosen = label.probability[label.positive == value]
+        style: dict[str, Any] = {"color": colour, "label": f"truth {name} ({chosen.size})"}
+        axes.hist(chosen, edges, alpha=0.45, **style)
+        axes.hist(chosen, edges, histtype="step", color=colour, linewidth=1.2)
+    _mark_thresholds(axes, label)
+    axes.set(xlabel=f"calibrated probability of {label.label}", ylabel="images", xlim=(-0.01, 1.01))
+    axes.set_title(f"Scores by truth, {_counts(answers)}", fontsize=10)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def with_interval(interval: Interval) -> str:
+    """Return ``0.912 (0.871-0.944)``, or what is known of it."""
+    if interval.value is None:
+        return "undefined"
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.3f}"
+    return f"{interval.value:.3f} ({interval.low:.3f}-{interval.high:.3f})"
+
+
+def _mark_point(axes: Any, label: str, evaluation: Evaluation, colour: str) -> None:
+    hit = evaluation.statistics.get(f"sensitivity/{label}")
+    spared = evaluation.statistics.get(f"specificity/{label}")
+    if hit and spared and hit.value is not None and spared.value is not None:
+        axes.plot(1 - spared.value, hit.value, "o", mfc="white", mec=colour, mew=1.6, markersize=7)
+
+
+def _mark_thresholds(axes: Any, label: LabelAnswers) -> None:
+    if label.point is None:
+        return
+    for threshold in sorted({label.point.low, label.point.high}):
+        axes.axvline(threshold, color="black", linewidth=1, linestyle="--")
+        axes.annotate(
+            f"{threshold:.3f}",
+            (threshold, 1.0),
+            (3, -3),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+        )
+
+
+def _panels(count: int, width: float, height: float | None = None) -> tuple["Figure", list[Any]]:
+    # no pyplot: it keeps figures alive and picks a window system
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, (height or width) * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    found = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes in found[count:]:
+        axes.set_axis_off()
+    return figure, list(found[:count])
+
+
+def _counts(answers: SplitAnswers) -> str:
+    patients = np.unique(answers.patients).size
+    return f"{answers.split} split: {answers.indices.size} images, {patients} patients"

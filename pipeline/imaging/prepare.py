@@ -1,0 +1,76 @@
+"""An Instance to the array that a network sees. The road's second half; reads like the line in docs/architecture.md."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.contract import Contract
+from data_schemas.errors import ImageError
+from data_schemas.score import QualityAnswer
+from pipeline.imaging import quality
+from pipeline.imaging.colour import display_levels, with_channels
+from pipeline.imaging.field import black_outside, find_field
+from pipeline.imaging.instance import Instance, Prepared
+from pipeline.imaging.resize import Region, cut, resize
+
+
+def prepare(instance: Instance, contract: Contract) -> Prepared:
+    """Turn a decoded instance into uint8 [size, size, channels] as the contract says.
+
+    Poor quality doesn't raise: it is in the result.
+
+    Raises
+    ------
+    ImageError
+        BLANK if there is no content or no field of view; NOT_COLOUR if the contract requires
+        colour and red, green and blue are the same.
+    """
+    levels = display_levels(instance, contract.grey)
+    require_content(levels, contract)
+    region, visible = region_of(levels, instance.aspect, contract)
+    square = cut(levels, region)
+    answer = quality_of(square, visible, contract)
+    fitted = resize(square, contract.size)
+    if contract.region == "fundus_field":
+        fitted = black_outside(fitted)
+    pixels = with_channels(fitted, contract.channels)
+    return Prepared(pixels, region, answer, instance.warnings)
+
+
+def require_content(levels: NDArray[np.uint8], contract: Contract) -> None:
+    """Raise BLANK for one value all over, and NOT_COLOUR for grey stored as colour."""
+    first = levels[:1, :1]
+    if (levels[0] == first).all() and (levels == first).all():
+        raise ImageError("BLANK", "every pixel has the same value")
+    if contract.accept.colour == "required":
+        step = max(1, min(levels.shape[:2]) // 64)
+        thin = levels[::step, ::step].astype(np.int16)
+        if levels.ndim == 2 or int(np.ptp(thin, axis=2).max()) <= 2:
+            raise ImageError("NOT_COLOUR", "red, green and blue are the same all over")
+
+
+def region_of(levels: NDArray[np.uint8], aspect: float, contract: Contract) -> tuple[Region, float]:
+    """Return the source rectangle to show, and the visible share of the field (1 for the whole).
+
+    ``pad`` gives a rectangle that is square on the patient and may reach outside the source;
+    ``stretch`` the source's own.
+    """
+    rows, columns = levels.shape[:2]
+    if contract.region == "fundus_field":
+        field = find_field(levels)
+        side = max(1, round(2 * field.radius))
+        top = round(field.row + 0.5 - side / 2)
+        left = round(field.column + 0.5 - side / 2)
+        return (top, left, side, side), field.visible
+    if contract.fit == "stretch":
+        return (0, 0, rows, columns), 1.0
+    side_mm = max(rows * aspect, float(columns))
+    height, width = max(rows, round(side_mm / aspect)), max(columns, round(side_mm))
+    return ((rows - height) // 2, (columns - width) // 2, height, width), 1.0
+
+
+def quality_of(square: NDArray[np.uint8], visible: float, contract: Contract) -> QualityAnswer:
+    """Measure and judge the region; sufficient without features if the contract asks for no check."""
+    if not contract.quality.check:
+        return QualityAnswer()
+    features = quality.measure(resize(square, quality.SIDE), visible)
+    return quality.judge(features, contract.quality)

@@ -1,0 +1,30 @@
+"""Nothing is sent anywhere that the user did not ask for."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("module", ["pipeline.model.runtime", "pipeline.report.write"])
+def test_onnx_runtime_reports_to_nobody(module, tmp_path):
+    """Its telemetry leaves a device identifier and a queue in the home folder once it is on."""
+    # it keeps quiet by itself where CI is set
+    kept = {"PATH", "LD_LIBRARY_PATH"} & os.environ.keys()
+    environment = {name: os.environ[name] for name in kept} | {"HOME": str(tmp_path)}
+    program = f"import {module}, onnxruntime; onnxruntime.get_available_providers()"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
