@@ -57,7 +57,9 @@ class Notices(Part):
     """What a draft without findings says. Always in these words."""
 
     insufficient: str
-    reasons: dict[str, str] = Field(description="quality reason -> sentence; `other` for the rest")
+    reasons: dict[str, str] = Field(
+        description="what a quality reason says before its colon -> sentence; `other`: the rest"
+    )
     insufficient_advice: str
     out_of_scope: str
     out_of_scope_advice: str
@@ -189,7 +191,8 @@ class Draft(Document):
     sentences: tuple[Sentence, ...]
     source: Literal["writer", "fixed"] = Field(description="who chose among the paraphrases")
     fallback_reason: str = Field(
-        default="", description="why the fixed sentences stand in for the writer's; empty: they don't"
+        default="",
+        description="why the fixed sentences stand in for the writer's; empty: they don't",
     )
     image_sha256: str = Field(description="SHA-256 of the image's bytes")
     score_sha256: str = Field(description="digest of the score that the draft states")

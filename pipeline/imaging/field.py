@@ -81,7 +81,7 @@ def _light(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
 
 
 def _lit(light: NDArray[np.float32]) -> NDArray[np.bool_]:
-    dark, bright = np.percentile(light[::2, ::2], (1.0, 75.0))
+    dark, bright = np.percentile(light[::2, ::2], (1.0, 90.0))
     if bright - dark < _LEAST_CONTRAST:
         raise ImageError(
             "BLANK", "no field of view was found: the picture is dark or even all over"

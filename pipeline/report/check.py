@@ -88,11 +88,14 @@ def _findings(reading: Reading, score: Score, not_assessed: tuple[str, ...]) -> 
 def _eye(reading: Reading, score: Score) -> list[Problem]:
     side = score.image.laterality
     expected = (side,) if side in ("L", "R") else ()
-    problems = [Problem("laterality", f"`{s}` outside the eye's own line") for s in reading.stray_sides]
+    problems = [
+        Problem("laterality", f"`{s}` outside the eye's own line") for s in reading.stray_sides
+    ]
     if reading.eyes != expected:
         problems.append(Problem("laterality", f"the score says {side}, the text {reading.eyes}"))
-    sufficient = {"sufficient"} if score.quality.features else {"not_assessed"}
-    if set(reading.quality) - sufficient or len(reading.quality) > 1:
+    # without measured features nobody looked at the quality
+    quality = "sufficient" if score.quality.features else "not_assessed"
+    if reading.quality != (quality,):
         problems.append(Problem("quality", f"the text says {reading.quality}"))
     if reading.reasons or reading.out_of_scope:
         problems.append(Problem("quality", "the text calls a judged image unfit"))
@@ -101,7 +104,7 @@ def _eye(reading: Reading, score: Score) -> list[Problem]:
 
 def _grade(reading: Reading, score: Score) -> list[Problem]:
     probabilities = score.probabilities.get("dr_grade", {})
-    if not probabilities or len(probabilities) == 2:  # noqa: PLR2004 - yes and no are not grades
+    if not probabilities or len(probabilities) == 2:  # yes and no are no grades
         return [Problem("grade", f"grade {g} without a grading") for g in reading.grades]
     if len(reading.grades) != 1:
         return [Problem("grade", f"{len(reading.grades)} statements of the grade instead of one")]
@@ -121,7 +124,7 @@ def _grade(reading: Reading, score: Score) -> list[Problem]:
                 return [Problem("grade", f"grade {stated} beside `dr_grade` {finding.state}")]
     # referable diabetic retinopathy is grade 2 or more (moderate, Wilkinson 2003)
     referable = {f.state for f in score.findings if f.name == "referable"} & {"present", "absent"}
-    if referable and ("present" in referable) != (int(stated) >= 2):  # noqa: PLR2004
+    if referable and ("present" in referable) != (int(stated) >= 2):
         return [Problem("grade", f"grade {stated} beside `referable` {referable.pop()}")]
     return []
 
@@ -135,7 +138,9 @@ def _overall(reading: Reading, score: Score) -> list[Problem]:
     others = any(f.state in ("present", "uncertain") for f in score.findings)
     needs_others = expected == "absent" and others
     if needs_others != reading.points_to_others:
-        problems.append(Problem("overall", "other findings: pointed to without need, or not at all"))
+        problems.append(
+            Problem("overall", "other findings: pointed to without need, or not at all")
+        )
     allowed = {"present": {"refer", "review"}, "uncertain": {"review"}, "absent": set()}[expected]
     if needs_others:
         allowed = {"review"}

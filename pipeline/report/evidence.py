@@ -142,7 +142,8 @@ def lowest_positive(probabilities: list[float], positive: float) -> int:
     """
     grades = range(1, len(probabilities))
     sums = {grade: sum(probabilities[grade:]) for grade in grades}
-    return next((g for g in grades if abs(sums[g] - positive) < 1e-6), len(probabilities))  # noqa: PLR2004 - rounding
+    # 1e-6: the sums were rounded on their way
+    return next((g for g in grades if abs(sums[g] - positive) < 1e-6), len(probabilities))
 
 
 def _overall(primary: Statement, told: list[Statement]) -> Statement:

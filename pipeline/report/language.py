@@ -4,9 +4,11 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 from data_schemas.errors import ReportError
-from data_schemas.report import Phrases, Vocabulary
+from data_schemas.report import OverallState, Phrases, Vocabulary
+from data_schemas.terms import FindingState
 from pipeline.report.evidence import UNCERTAIN_GRADE, Statement
 
 START, TEXT, END = "<start>", "<text>", "<end>"
@@ -103,8 +105,8 @@ def everything(vocabulary: Vocabulary) -> Iterator[tuple[Statement, Choice]]:
     for statement in single:
         for choice in choices((statement,), 0, "", vocabulary):
             yield statement, choice
-    for primary, state in itertools.product(findings, vocabulary.overall):
-        statement = Statement("overall", state)
+    for primary, answer in itertools.product(findings, vocabulary.overall):
+        statement = Statement("overall", answer)
         for choice in choices((statement,), 0, primary, vocabulary):
             yield statement, choice
     listed = sorted((n for n in findings if findings[n].listed), key=lambda n: findings[n].order)
@@ -126,32 +128,48 @@ def check_language(vocabulary: Vocabulary) -> None:
         sentence that begins another, one that doesn't survive being cut into words.
     """
     faults = []
-    meaning: dict[str, tuple[str, str, int, str]] = {}
-    count: dict[tuple[str, str], set[str]] = {}
+    meaning: dict[str, tuple[str, ...]] = {}
+    sentences: dict[tuple[str, str], set[str]] = {}
     for statement, choice in everything(vocabulary):
-        of = choice.text if statement.subject == "overall" else ""
-        means = (statement.subject, statement.state, choice.covers, of)
-        if meaning.setdefault(choice.text, means) != means:
+        key = (statement.subject, statement.state)
+        if meaning.setdefault(choice.text, (*key, str(choice.covers))) != (
+            *key,
+            str(choice.covers),
+        ):
             faults.append(f"{choice.text!r} means two things")
         if join_words(list(choice.words)) != choice.text:
             faults.append(f"{choice.text!r} has spaces that its words don't give back")
         if choice.covers == 1:
-            count.setdefault((statement.subject, statement.state), set()).add(choice.text)
-    for (subject, state), texts in count.items():
-        if len(texts) < 2:
-            faults.append(f"{subject} {state} has fewer than two sentences")
-    by_words = sorted(words_of(text) for text in meaning)
-    for short, long in itertools.pairwise(by_words):
-        if long[: len(short)] == short:
-            faults.append(f"{join_words(list(short))!r} begins {join_words(list(long))!r}")
-    for name, words in vocabulary.findings.items():
-        missing = {"present", "uncertain", "absent", "not_assessed"} - set(words.phrases)
-        faults += [f"{name} has no sentence for {state}" for state in sorted(missing)]
+            sentences.setdefault(key, set()).add(choice.text)
+    faults += _beginnings(list(meaning))
+    faults += [
+        f"{key} has fewer than two sentences" for key in sentences if len(sentences[key]) < 2
+    ]
+    faults += _gaps(vocabulary)
     if faults:
         raise ReportError(
             f"the vocabulary {vocabulary.name} is ambiguous:\n" + "\n".join(faults),
             mend="give every state at least two sentences of its own",
         )
+
+
+def _beginnings(texts: list[str]) -> list[str]:
+    in_order = sorted(words_of(text) for text in texts)
+    return [
+        f"{join_words(list(short))!r} begins {join_words(list(long))!r}"
+        for short, long in itertools.pairwise(in_order)
+        if long[: len(short)] == short
+    ]
+
+
+def _gaps(vocabulary: Vocabulary) -> list[str]:
+    states = set(get_args(FindingState))
+    names = [words.name for words in vocabulary.findings.values()]
+    faults = [f"two findings are called {name!r}" for name in set(names) if names.count(name) > 1]
+    for name, words in vocabulary.findings.items():
+        faults += [f"{name} has no sentence for {s}" for s in sorted(states - set(words.phrases))]
+    missing = set(get_args(OverallState)) - set(vocabulary.overall)
+    return faults + [f"overall has no sentence for {state}" for state in sorted(missing)]
 
 
 def _as_choices(phrases: Phrases, covers: int) -> list[Choice]:

@@ -47,7 +47,7 @@ class Size:
         return squares + lines
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module):  # type: ignore[misc]
     """From words to the logits of the next word.
 
     ``forward(words_bt)`` takes token numbers, int64 [b, t], and returns logits, float32 [b, t, v]:
@@ -102,7 +102,7 @@ class Decoder(nn.Module):
                 nn.init.normal_(weights, std=deviation / additions if adds else deviation)
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]
     """Attention, then the MLP; each reads a normalised copy and adds its answer to the stream."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -115,11 +115,10 @@ class Block(nn.Module):
     def forward(self, x_btc: Tensor, seen: list[Tensor] | None = None) -> Tensor:
         """Return the stream with both answers added, float32 [b, t, c]."""
         x_btc = x_btc + self.attention(self.norm_1(x_btc), seen)  # [b, t, 48]
-        x_btc = x_btc + self.mlp(self.norm_2(x_btc))  # ........... [b, t, 48]
-        return x_btc
+        return x_btc + self.mlp(self.norm_2(x_btc))  # ............ [b, t, 48]
 
 
-class Attention(nn.Module):
+class Attention(nn.Module):  # type: ignore[misc]
     """Every position asks a question, and takes the values of the earlier positions that answer it."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -154,7 +153,7 @@ class Attention(nn.Module):
         return mixed_btc
 
 
-class Mlp(nn.Module):
+class Mlp(nn.Module):  # type: ignore[misc]
     """What a position makes of what it saw: 192 small detectors, and what each of them adds."""
 
     def __init__(self, width: int) -> None:

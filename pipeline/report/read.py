@@ -54,13 +54,16 @@ ADVICE = {
     "check": r"check",
 }
 PLAIN_WORDS = frozenset(
-    """a advised all an and answer any are ask at be by clinic clinician diabetic did each eye field
+    re.findall(
+        r"\w+",
+        """a advised all an and answer any are ask at be by clinic clinician diabetic did each eye field
     finding findings for from fundus further given gives grade grades has have if image impression in
     is it its made most need needed needs of on or other outside overall patient photograph please
     possible present probable quality reason referable reportable retinopathy scored see seen set
     limits show shown shows sign signs single software sufficient insufficient adequate inadequate
     that the there these this to too view visible was were what with assess assessed but certain not
-    no""".split()
+    no""",
+    )
 )
 """Words that carry no claim of their own. Sizes, places, numbers, drugs and the rest are not here."""
 

@@ -23,14 +23,14 @@ def to_text(draft: Draft) -> str:
     if any(e.probability is not None for s in draft.sentences for e in s.evidence):
         lines += ["", "FIGURES (calibrated probability; absent below, present from)"]
         lines += _figures(draft.sentences)
+    words = f"vocabulary {draft.vocabulary_name} {draft.vocabulary_sha256[:12]}{_writer(draft)}"
     lines += [
         "",
         f"Model: {draft.model.name} {draft.model.version}".rstrip(),
         f"  package {draft.model.package_sha256}, {draft.model.runtime}",
         f"Image: {draft.image_sha256}",
         f"Score: {draft.score_sha256}",
-        f"Sentences: {SOURCES[draft.source]}, vocabulary {draft.vocabulary_name} "
-        f"{draft.vocabulary_sha256[:12]}{_writer(draft)}; read back and equal to the score",
+        f"Sentences: {SOURCES[draft.source]}, {words}; read back and equal to the score",
     ]
     if draft.fallback_reason:
         lines.append(f"  the writer was not used: {draft.fallback_reason}")

@@ -39,8 +39,13 @@ Section = Literal["eye", "quality", "findings", "impression", "notice"]
 class NextWord(Protocol):
     """What writing needs of a writer."""
 
-    tokens: tuple[str, ...]
-    sha256: str
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Token number -> word."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the writer; it stands in every draft that the writer took part in."""
 
     def logits(self, numbers: list[int]) -> NDArray[np.float32]:
         """Return one logit per token for the word after ``numbers``."""
@@ -92,6 +97,7 @@ def open_writer(folder: Path) -> Writer:
             where=folder / "vocabulary.yaml",
             mend="train the writer again: hilum train-report --out WRITER",
         )
+    check_language(vocabulary)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # one order of additions: the same draft on every machine
     options.log_severity_level = 3
@@ -107,7 +113,8 @@ def draft(score: Score, vocabulary: Vocabulary, writer: NextWord | None = None) 
     score
         The answer about the image.
     vocabulary
-        What may be said; with a writer, the one that it was trained on.
+        What may be said, as :func:`pipeline.report.language.check_language` accepts it; with a
+        writer, the one that it was trained on.
     writer
         Chooses among paraphrases; ``None``: the fixed sentences.
 
@@ -123,7 +130,6 @@ def draft(score: Score, vocabulary: Vocabulary, writer: NextWord | None = None) 
         If the score contradicts itself or the vocabulary lacks words for it, or if even the fixed
         sentences don't read back: then there is no draft.
     """
-    check_language(vocabulary)
     if score.verdict not in VERDICT_STATES:
         return _checked(_notice(score, vocabulary), score, vocabulary, "fixed", None, "")
     told = statements(score, vocabulary)
@@ -238,10 +244,10 @@ def _notice(score: Score, vocabulary: Vocabulary) -> tuple[Sentence, ...]:
     if score.verdict == "out_of_scope":
         texts = [words.out_of_scope, words.out_of_scope_advice]
     else:
-        reasons = {r if r in words.reasons else "other" for r in score.quality.reasons} or {"other"}
-        if len(reasons) > 1:
-            reasons.discard("other")
+        # a reason carries measured numbers after a colon, which a draft doesn't repeat
+        reasons = {reason.partition(":")[0] for reason in score.quality.reasons}
         why = [text for reason, text in words.reasons.items() if reason in reasons]
+        why = why or [words.reasons["other"]]
         texts = [words.insufficient, *why, words.insufficient_advice]
     evidence = (Evidence(subject="quality", state=score.verdict),)
     return tuple(_sentence(text, "notice", evidence, score) for text in texts)

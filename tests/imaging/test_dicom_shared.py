@@ -262,7 +262,9 @@ def test_a_jpeg_without_markers_under_an_rgb_header_is_rgb(at, shared_dicom):
     assert corner.min() > 130
 
 
-@pytest.mark.parametrize("name", ["c6f5b60e1711", "d9bb21971715", "33ab2725265b", "66d20d7e5f0a", "8d26f9027fc4"])
+@pytest.mark.parametrize(
+    "name", ["c6f5b60e1711", "d9bb21971715", "33ab2725265b", "66d20d7e5f0a", "8d26f9027fc4"]
+)
 def test_palettes(name, at, shared_dicom):
     header = pydicom.dcmread(shared_dicom / f"{name}.dcm")
     theirs = apply_color_lut(header.pixel_array, header)
@@ -270,7 +272,9 @@ def test_palettes(name, at, shared_dicom):
     assert (at(name).pixels == theirs).all()
 
 
-@pytest.mark.parametrize(("name", "aspect"), [("9aa9b3711d68", 2.0), ("d01a681d141e", 2.0), ("16bfc3134e59", 4 / 3)])
+@pytest.mark.parametrize(
+    ("name", "aspect"), [("9aa9b3711d68", 2.0), ("d01a681d141e", 2.0), ("16bfc3134e59", 4 / 3)]
+)
 def test_pixels_that_are_not_square(name, aspect, at, anything):
     instance = at(name)
     assert instance.aspect == pytest.approx(aspect)

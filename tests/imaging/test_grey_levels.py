@@ -136,6 +136,10 @@ def test_no_repr_shows_a_patient(dicom_bytes, anything):
 
 
 def test_from_array_refuses_what_is_no_picture():
-    for wrong in (np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros(0, np.uint8)):
+    for wrong in (
+        np.zeros((4, 4), np.float32),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros(0, np.uint8),
+    ):
         with pytest.raises(ImageError):
             from_array(wrong)

@@ -22,7 +22,9 @@ CONTRACT = Contract(
     name="fuzz", accept=Accept(frames="first"), limits=Limits(pixels=1_000_000), size=16
 )
 QUIET = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    deadline=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 STARTS = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", bytes(128) + b"DICM", b"\x08\x00\x05\x00CS"]  # fmt: skip
 

@@ -50,7 +50,9 @@ def test_png_and_tiff_orientation(orientation, scene, picture_bytes, anything):
     assert (read(tiff, anything).pixels == expected).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 2}, {"quality": 30}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 2}, {"quality": 30}]
+)
 def test_jpeg_kinds(options, scene, picture_bytes, anything):
     data = picture_bytes(scene, "JPEG", **options)
     expected = np.asarray(Image.open(io.BytesIO(data)))
@@ -110,7 +112,11 @@ def test_tiff_pages_follow_the_frames_rule(scene, anything):
 def test_a_file_cut_off_is_never_a_picture(form, share, picture_bytes, anything):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     data = picture_bytes(noise, form)
-    assert code_of(data[: int(len(data) * share)], anything) in ("TRUNCATED", "CORRUPT", "NOT_AN_IMAGE")
+    assert code_of(data[: int(len(data) * share)], anything) in (
+        "TRUNCATED",
+        "CORRUPT",
+        "NOT_AN_IMAGE",
+    )
     if form != "TIFF" and share > 0.1:
         assert code_of(data[: int(len(data) * share)], anything) == "TRUNCATED"
 
@@ -127,11 +133,15 @@ def test_a_format_the_contract_does_not_take(scene, picture_bytes):
 
 def _png_claiming(rows: int, columns: int) -> bytes:
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     header = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)
     body = zlib.compress(b"\0" * 1000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
 
 
 def test_a_claim_of_200_megapixels_costs_nothing(picture_bytes, scene, anything):
@@ -153,7 +163,9 @@ def test_more_bytes_than_the_contract_allows(scene, picture_bytes):
     assert code_of(picture_bytes(scene, "PNG"), contract) == "TOO_LARGE"
 
 
-@pytest.mark.parametrize("junk", [b"", b"\x00", b"hello, world", b"%PDF-1.7 ...", b"PK\x03\x04", bytes(1000)])
+@pytest.mark.parametrize(
+    "junk", [b"", b"\x00", b"hello, world", b"%PDF-1.7 ...", b"PK\x03\x04", bytes(1000)]
+)
 def test_junk_is_not_an_image(junk, anything):
     assert format_of(junk) is None
     assert code_of(junk, anything) == "NOT_AN_IMAGE"
