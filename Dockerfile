@@ -71,7 +71,8 @@ COPY --from=build-train /opt/hilum /opt/hilum
 USER 0:0
 RUN install -d -o 10001 -g 10001 /work
 USER 10001:10001
-ENV MPLCONFIGDIR=/tmp/matplotlib
+# what ends up in the home folder (the key of the pseudonyms) stays with the work
+ENV HOME=/work MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /work
 ENTRYPOINT ["hilum"]
 CMD ["--help"]

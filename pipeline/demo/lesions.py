@@ -254,7 +254,7 @@ def _preretinal(rng: np.random.Generator, lesions: Lesions) -> None:
     eye = lesions.eye
     x, y = eye.spot(rng, near=0.5, far=1.1, margin=60)
     half = rng.uniform(24, 46)
-    deep = half * rng.uniform(0.5, 0.8)
+    deep = half * rng.uniform(0.6, 0.95)
     angle = np.linspace(0, np.pi, 48)
     ragged = 1 + 0.10 * wobble(rng, 48, 7) + 0.05 * wobble(rng, 48, 3)
     hull = np.stack([np.cos(angle), np.sin(angle) ** 0.7 * (1 - 0.3 * np.cos(angle - 1))], axis=1)

@@ -48,7 +48,10 @@ def roc(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal")
     axes.set_title(f"ROC, {_counts(answers)}; rings: operating points", fontsize=10)
-    axes.legend(loc="lower right", fontsize=8, title="AUC (95 % by DeLong)", title_fontsize=8)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="lower right", fontsize=8, title="AUC (95 % by DeLong)", title_fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "undefined: a class is missing", ha="center")
     return figure
 
 

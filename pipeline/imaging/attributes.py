@@ -11,20 +11,23 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 _LOCK = threading.Lock()
-# pydicom's messages quote header values, names among them
-logging.getLogger("pydicom").propagate = False
+_PYDICOM = logging.getLogger("pydicom")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep pydicom from telling the world what stands in a header.
 
-    Its warnings quote values. Python's warning filters belong to the process, hence the lock;
-    parsing holds the interpreter anyway.
+    Its warnings and log lines quote values, patients' names among them. Python's warning filters
+    belong to the process, hence the lock; parsing holds the interpreter anyway.
     """
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        before, _PYDICOM.disabled = _PYDICOM.disabled, True
+        try:
+            yield
+        finally:
+            _PYDICOM.disabled = before
 
 
 def values(header: Dataset, keyword: str) -> list[Any]:

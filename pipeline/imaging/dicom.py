@@ -15,6 +15,7 @@ from pipeline.imaging.limits import inflate, same_size
 RLE = "1.2.840.10008.1.2.5"
 ENCAPSULATED_RAW = "1.2.840.10008.1.2.1.98"
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+_VIDEO = "1.2.840.10008.1.2.4.10"  # .100 to .109: MPEG-2, MPEG-4, HEVC
 _UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # fmt: skip
 _STILL_IMAGES = ("1.2.840.10008.1.2.4.5", "1.2.840.10008.1.2.4.6", "1.2.840.10008.1.2.4.7", "1.2.840.10008.1.2.4.8", "1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.11", "1.2.840.10008.1.2.4.20")  # fmt: skip
 
@@ -34,6 +35,8 @@ def decode_frame(header: ImageHeader) -> tuple[NDArray[Any], tuple[str, ...]]:
     ImageError
         TRUNCATED, CORRUPT or NO_DECODER.
     """
+    if header.syntax.startswith(_VIDEO):
+        raise ImageError("NO_DECODER", "the pixel data are a video")
     encapsulated = header.value.startswith(fragments.ITEM)
     if encapsulated:
         values, colour_done, warnings = _encapsulated(header)

@@ -86,17 +86,17 @@ def ingest(
     candidates = _candidates(source, labels, options, progress)
     for remark in candidates.remarks:
         options.say(remark)
+    image_bytes = contract.size * contract.size * contract.channels
     with building(out) as folder:
-        image_bytes = contract.size * contract.size * contract.channels
-        spool = Spool(folder / "pixels.spool", image_bytes)
-        taken, refusals = _take_all(candidates, contract, spool, progress)
-        stay, doubles = without_duplicates(taken)
-        refusals += doubles
-        chosen = assign(stay, key)
-        if not chosen:
-            raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
-        shape = (contract.size, contract.size, contract.channels)
-        shards = spool.shards([image.place for image in chosen], shape, folder, progress)
+        with Spool(folder / "pixels.spool", image_bytes) as spool:
+            taken, refusals = _take_all(candidates, contract, spool, progress)
+            stay, doubles = without_duplicates(taken)
+            refusals += doubles
+            chosen = assign(stay, key)
+            if not chosen:
+                raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
+            shape = (contract.size, contract.size, contract.channels)
+            shards = spool.shards([image.place for image in chosen], shape, folder, progress)
         rows = manifest_rows(chosen, candidates.columns, shard_rows(image_bytes))
         name = options.name or source.resolve().stem
         info = dataset_info(rows, refusals, candidates.columns, contract, (name, shards))

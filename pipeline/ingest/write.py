@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,13 @@ class Spool:
         self._image_bytes = image_bytes
         self._stream = path.open("wb")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._path.unlink(missing_ok=True)
+
     def add(self, pixels: bytes) -> None:
         """Append one array."""
         self._stream.write(pixels)
@@ -39,8 +46,8 @@ class Spool:
     def shards(
         self, places: list[int], shape: tuple[int, int, int], folder: Path, progress: Progress
     ) -> tuple[str, ...]:
-        """Write the arrays at ``places`` as ``pixels-000.npy`` and so on, and drop the spool."""
-        self._stream.close()
+        """Write the arrays at ``places`` as ``pixels-000.npy`` and so on."""
+        self._stream.flush()
         per_shard = shard_rows(self._image_bytes)
         names: list[str] = []
         with self._path.open("rb") as stream:
@@ -58,7 +65,6 @@ class Spool:
                     progress(start + row + 1, len(places), "writing")
                 out.flush()
                 names.append(name)
-        self._path.unlink()
         return tuple(names)
 
 

@@ -1,5 +1,6 @@
 """From a torch network to a model package: ONNX graph, weights, documents, proof that both agree."""
 
+import copy
 import logging
 import tempfile
 import warnings
@@ -78,14 +79,11 @@ def export_package(
     check_documents(card, contract, where=folder)
     _check_images(images, card)
     parameters = sum(value.numel() for value in network.parameters())
-    trained = network.training
-    network.eval()
-    try:
-        expected = _torch_answers(network, images)
-        graph = _graph(network, images)
-        weights = _weights(network)
-    finally:
-        network.train(trained)
+    # a copy on the CPU in fp32: a GPU rounds convolutions to TF32, which is no reference
+    settled = copy.deepcopy(network).cpu().float().eval()
+    expected = _torch_answers(settled, images)
+    graph = _graph(settled, images)
+    weights = _weights(settled)
     bias = _bias(expected, card)
     difference = _compare(expected, _onnx_answers(graph, images))
     filled = card.model_copy(
@@ -98,9 +96,8 @@ def export_package(
 
 
 def _graph(network: torch.nn.Module, images: NDArray[np.uint8]) -> bytes:
-    device = _device(network)
     # two images: from a batch of one the exporter would conclude that there is always one
-    example = torch.from_numpy(np.resize(images, (2, *images.shape[1:]))).to(device)
+    example = torch.from_numpy(np.resize(images, (2, *images.shape[1:])))
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -152,18 +149,17 @@ def _stripped(model: onnx.ModelProto) -> bytes:
 
 def _weights(network: torch.nn.Module) -> bytes:
     # clone: safetensors refuses tensors that share memory
-    tensors = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    tensors = {name: value.detach().clone() for name, value in network.state_dict().items()}
     data: bytes = safetensors.torch.save(tensors)
     return data
 
 
 def _torch_answers(network: torch.nn.Module, images: NDArray[np.uint8]) -> _Answers:
-    device = _device(network)
     parts: list[tuple[NDArray[np.float32], ...]] = []
     with torch.no_grad():
         for start in range(0, len(images), KEPT_IMAGES):
-            batch = torch.from_numpy(images[start : start + KEPT_IMAGES]).to(device)
-            parts.append(tuple(value.float().cpu().numpy() for value in network(batch)))
+            batch = torch.from_numpy(images[start : start + KEPT_IMAGES])
+            parts.append(tuple(value.numpy() for value in network(batch)))
     logits, evidence, embedding = (np.concatenate(column) for column in zip(*parts, strict=True))
     return _Answers(logits, evidence, embedding)
 
@@ -221,10 +217,6 @@ def _check_images(images: NDArray[np.uint8], card: Card) -> None:
             f"verification images are {images.dtype} {list(images.shape)}, "
             f"expected uint8 [n, {wanted[0]}, {wanted[1]}, {wanted[2]}]"
         )
-
-
-def _device(network: torch.nn.Module) -> torch.device:
-    return next((value.device for value in network.parameters()), torch.device("cpu"))
 
 
 def _largest(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:

@@ -17,6 +17,9 @@ Region = tuple[int, int, int, int]
 LONGEST_SIDE = 1024
 """Pixels of the overlay's longer side: readable on a screen, small enough for a JSON answer."""
 
+LEAST_SIDE = 512
+"""Smaller pictures are enlarged up to this: nobody can read a map of 28 pixels."""
+
 OPACITY = 0.8
 """Of the strongest evidence."""
 
@@ -48,9 +51,12 @@ def overlay_png(
         The evidence that gets the strongest colour, > 0.
     """
     rows, columns = picture.shape[:2]
-    scale = min(1.0, LONGEST_SIDE / max(rows, columns))
+    longest = max(rows, columns)
+    # whole multiples keep the pixels of a small picture square and sharp
+    scale = max(1.0, LEAST_SIDE // longest) if longest < LONGEST_SIDE else LONGEST_SIDE / longest
     small = Image.fromarray(picture).resize(
-        (max(1, round(columns * scale)), max(1, round(rows * scale))), Image.Resampling.BOX
+        (max(1, round(columns * scale)), max(1, round(rows * scale))),
+        Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX,
     )
     strength = _on_picture(evidence / unit, region, small.size, scale)
     light = np.asarray(small.convert("L"), dtype=np.float32)[..., None]
@@ -85,9 +91,9 @@ def _on_picture(
 
 def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of ``inside`` that touch its outside."""
-    core = inside.copy()
-    for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
-        core &= np.roll(inside, shift, axis)
+    # beyond the frame the shape goes on: no line along the picture's edge
+    wide = np.pad(inside, 1, mode="edge")
+    core = wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
     return inside & ~core
 
 

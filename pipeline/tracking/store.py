@@ -46,10 +46,11 @@ def open_client(uri: str) -> "MlflowClient":
     import_quietly()
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     if uri in _opened:
-        return client
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
     with translated(uri), _first_use(uri):
+        # the constructor already creates tables
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     _opened.add(uri)
     return client

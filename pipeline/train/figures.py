@@ -31,6 +31,7 @@ def learning_curves(history: Sequence[dict[str, float]], best_epoch: int) -> Fig
             axis.plot(epochs, values, ".-", color=colour, label=name)
         axis.axvline(best_epoch, color=GREY, linestyle=":", label=f"kept: epoch {best_epoch}")
         axis.set(title=title, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     return figure
@@ -97,7 +98,7 @@ def score_histogram(truth: Ints, values: Floats, point: OperatingPoint) -> Figur
     for threshold in sorted({point.low, point.high}):
         axis.axvline(threshold, color="black", linestyle="--", linewidth=1)
     axis.set(
-        title=f"{point.label}: calibration split, threshold {point.high:.3f} ({point.rule})",
+        title=f"{point.label}: calibration split, threshold {point.high:.3f}\n{point.rule}",
         xlabel="calibrated probability",
         ylabel="images",
     )
@@ -124,19 +125,21 @@ def confusion(output: Output, truth: Ints, answers: Ints, split: str) -> Figure:
 
 def class_counts(outputs: Sequence[Output], targets: Ints, rows: dict[str, Ints]) -> Figure:
     """Draw images of each class in each split; ``rows`` maps split -> manifest rows."""
-    figure, axes = _figure(len(outputs), width=4.2)
+    figure, axes = _figure(len(outputs), width=5.6)
+    sizes = np.array([max(len(own), 1) for own in rows.values()])
+    splits = [f"{name} ({len(own)})" for name, own in rows.items()]
     for place, (axis, output) in enumerate(zip(axes, outputs, strict=True)):
         left = np.zeros(len(rows))
         for number, name in enumerate(output.classes):
             counts = np.array([int((targets[own, place] == number).sum()) for own in rows.values()])
-            bars = axis.barh(list(rows), counts, left=left, label=name)
-            axis.bar_label(
-                bars, [str(c) if c else "" for c in counts], label_type="center", fontsize=7
-            )
-            left += counts
+            parts = counts / sizes
+            bars = axis.barh(splits, parts, left=left, label=name)
+            words = [str(count) if part > 0.03 else "" for count, part in zip(counts, parts, strict=True)]
+            axis.bar_label(bars, words, label_type="center", fontsize=8)
+            left += parts
         axis.invert_yaxis()
-        axis.set(title=output.label, xlabel="images")
-        axis.legend(fontsize=7)
+        axis.set(title=f"{output.label}: images of each class", xlabel="share of the split")
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -314,6 +314,8 @@ def _tags(task: Task) -> dict[str, str]:
     return {
         "hilum.stage": "train",
         "hilum.dataset": task.info.name,
+        # where `hilum evaluate RUN` looks for the test split
+        "hilum.dataset_path": str(task.dataset.folder.resolve()),
         "hilum.dataset_sha256": task.info.content_sha256,
         "hilum.contract_sha256": task.info.contract_sha256,
         "hilum.plan_sha256": task.plan.digest(),

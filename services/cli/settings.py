@@ -1,5 +1,6 @@
 """Finds presets and user files and resolves them into one document: the door's half of the settings road."""
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,6 +44,20 @@ def resolve(
     """Resolve presets and files, in order, then ``--set`` words, into one checked document."""
     layers = [layer_of(kind, item) for item in names_or_files]
     return settings.resolve(schema, [*layers, settings.from_assignments(assignments)])
+
+
+def tracking_uri() -> str:
+    """Return where runs are tracked: ``$MLFLOW_TRACKING_URI``, or mlflow.db in the current folder.
+
+    The address of a file is made absolute: it is printed, logged and handed to other processes.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    relative = given.removeprefix("sqlite:///")
+    if not given:
+        return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if relative != given and not relative.startswith("/"):
+        return f"sqlite:///{Path.cwd() / relative}"
+    return given
 
 
 def _folder(kind: str) -> Path:

@@ -120,17 +120,35 @@ def _add_scores(app: FastAPI, engine: Engine, bodies: Bodies) -> None:
 
 
 def _add_model(app: FastAPI, engine: Engine, settings: ServiceSettings, figures: Figures) -> None:
-    @app.get("/v1/model", tags=["model"], operation_id="model", responses=problems(500))
+    @app.get(
+        "/v1/model",
+        tags=["model"],
+        operation_id="model",
+        response_description="The model.",
+        responses=problems(500),
+    )
     async def model() -> ModelSummary:
         """Tell what the model is for, which files it takes, how it decides and how well it did."""
         return summary_of(engine, settings.max_body_bytes)
 
-    @app.get("/healthz", tags=["health"], operation_id="health", responses=problems(500))
+    @app.get(
+        "/healthz",
+        tags=["health"],
+        operation_id="health",
+        response_description="It lives.",
+        responses=problems(500),
+    )
     async def healthz() -> Health:
         """Answer as long as the process lives."""
         return Health(status="ok")
 
-    @app.get("/readyz", tags=["health"], operation_id="ready", responses=problems(500, 503))
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        operation_id="ready",
+        response_description="It can score.",
+        responses=problems(500, 503),
+    )
     async def readyz() -> Health:
         """Answer 200 once the package's verification images give the stored outputs again."""
         if engine.state != "ready":

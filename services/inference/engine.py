@@ -118,6 +118,8 @@ class Engine:
     @staticmethod
     def _warm_decoders() -> None:
         # so that they are imported now and not while the first patient's image waits
+        import pydicom  # noqa: F401
+
         import pipeline.imaging.read
         import pipeline.model.scoring  # noqa: F401
 
@@ -126,7 +128,8 @@ class Engine:
         if error is None:
             self._journal.write("failed", level="error", reason=reason)
         else:
-            self._journal.fault(error, reason=reason)
+            # no image is involved yet: here, unlike later, the message may be told
+            self._journal.fault(error, reason=reason, message=str(error))
 
     def _tell_ready(
         self, runtime: "Runtime", threads: int, difference: float, seconds: float

@@ -40,29 +40,38 @@ class Journal:
 
 
 class _Forwarder(logging.Handler):
-    """Passes on what the HTTP server says about itself."""
+    """Passes on that a library said something, and where; what, only of the HTTP server.
+
+    Decoders and parsers quote what they were given, so their words stay out.
+    """
 
     def __init__(self, journal: Journal) -> None:
         super().__init__(logging.WARNING)
         self._journal = journal
 
     def emit(self, record: logging.LogRecord) -> None:
-        # the message's arguments may quote a request line: only the fixed text is kept
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             self._journal.fault(error, source=record.name)
-        else:
-            self._journal.write(
-                "server", level=record.levelname.lower(), source=record.name, text=str(record.msg)
-            )
+            return
+        # of the server, too, only the fixed text: its arguments may quote a request line
+        text = {"text": str(record.msg)} if record.name.startswith("uvicorn") else {}
+        self._journal.write(
+            "library",
+            level=record.levelname.lower(),
+            source=record.name,
+            place=f"{_short(record.pathname)}:{record.lineno}",
+            **text,
+        )
 
 
-def adopt_server_log(journal: Journal) -> None:
-    """Send the HTTP server's own warnings and errors through ``journal``."""
-    logger = logging.getLogger("uvicorn")
-    logger.handlers = [_Forwarder(journal)]
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
+def adopt_logs(journal: Journal) -> None:
+    """Send every library's warnings and errors, and Python's warnings, through ``journal``."""
+    logging.captureWarnings(capture=True)
+    logging.basicConfig(handlers=[_Forwarder(journal)], level=logging.WARNING, force=True)
+    for name in list(logging.root.manager.loggerDict):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
 
 
 def _short(filename: str) -> str:

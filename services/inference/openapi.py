@@ -5,14 +5,13 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from data_schemas.dataset import REFUSALS
 from data_schemas.score import FindingScore, ModelIdentity, Score, ScoredImage
 from pipeline.model.package import Package
 from services.inference.problems import (
     MEDIA_TYPE,
-    SERVICE_CODES,
     Problem,
     Refusal,
+    known_codes,
     problem_of,
     status_of,
 )
@@ -53,7 +52,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI responses of the problem bodies with these HTTP statuses."""
     found: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
-        codes = [code for code in (*SERVICE_CODES, *REFUSALS) if status_of(code) == status]
+        codes = [code for code in known_codes() if status_of(code) == status]
         example = {code: {"value": _example(code)} for code in codes}
         found[status] = {
             "description": "Problem: " + ", ".join(f"`{code}`" for code in codes),

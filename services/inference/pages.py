@@ -1,6 +1,7 @@
 """The pages of the service: files of the folder page/, and the interface's reference. No script or font from elsewhere."""
 
 import html
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -8,8 +9,7 @@ from typing import Any
 
 from starlette.responses import HTMLResponse, Response
 
-from data_schemas.dataset import REFUSALS
-from services.inference.problems import SERVICE_CODES, status_of, title_of
+from services.inference.problems import known_codes, status_of, title_of
 
 _FOLDER = Path(__file__).parent / "page"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -37,10 +37,11 @@ def reference(openapi: dict[str, Any]) -> Response:
     return HTMLResponse(
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        "<title>hilum: interface</title><link rel=stylesheet href=/page.css></head>"
+        "<title>hilum: interface</title><link rel=icon href='data:,'>"
+        "<link rel=stylesheet href=/page.css></head>"
         "<body class=reference><header><h1>hilum: interface</h1>"
         "<nav><a href='/'>Page</a> <a href='/openapi.json'>OpenAPI</a></nav></header>"
-        f"<p>{html.escape(openapi['info']['description'])}</p>{''.join(parts)}</body></html>"
+        f"<p>{_text(openapi['info']['description'])}</p>{''.join(parts)}</body></html>"
     )
 
 
@@ -70,7 +71,7 @@ def _routes(openapi: dict[str, Any]) -> str:
             taken = [("body", body["description"], ", ".join(body["content"]))] if body else []
             blocks.append(
                 f"<h3><span class=method>{method.upper()}</span><code>{html.escape(path)}</code></h3>"
-                f"<p>{html.escape(operation.get('description', ''))}</p>"
+                f"<p>{_text(operation.get('description', ''))}</p>"
                 + _table(("", "Meaning", "Type"), [*taken, *queries, *answers])
             )
     return "".join(blocks)
@@ -80,7 +81,7 @@ def _problems() -> str:
     rows = "".join(
         f"<tr id='{code}'><th scope=row><code>{code}</code></th>"
         f"<td class=number>{status_of(code)}</td><td>{html.escape(title_of(code))}</td></tr>"
-        for code in (*SERVICE_CODES, *REFUSALS)
+        for code in known_codes()
     )
     return (
         "<table><thead><tr><th scope=col>Code</th><th scope=col>Status</th>"
@@ -94,7 +95,7 @@ def _schema(schema: dict[str, Any]) -> str:
         (name, one.get("description", ""), _type(one) + ("" if name in required else ", optional"))
         for name, one in schema.get("properties", {}).items()
     ]
-    summary = f"<p>{html.escape(schema.get('description', ''))}</p>"
+    summary = f"<p>{_text(schema.get('description', ''))}</p>"
     return summary + _table(("Field", "Meaning", "Type"), rows)
 
 
@@ -110,11 +111,15 @@ def _type(schema: dict[str, Any]) -> str:
     return str(schema.get("type", "any"))
 
 
+def _text(text: str) -> str:
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+
+
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     head = "".join(f"<th scope=col>{html.escape(one)}</th>" for one in heads)
     lines = "".join(
         f"<tr><th scope=row><code>{html.escape(first)}</code></th>"
-        + "".join(f"<td>{html.escape(one)}</td>" for one in rest)
+        + "".join(f"<td>{_text(one)}</td>" for one in rest)
         + "</tr>"
         for first, *rest in rows
     )

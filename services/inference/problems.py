@@ -13,6 +13,9 @@ MEDIA_TYPE = "application/problem+json"
 REFUSAL_STATUS: dict[str, int] = {"NOT_AN_IMAGE": 415, "WRONG_FORMAT": 415, "TOO_LARGE": 413}
 """Refusal code -> HTTP status, where it isn't the 422 of every other refusal (RFC 9110)."""
 
+ONLY_INGESTED = {"DUPLICATE", "CONFLICTING_LABEL", "NO_LABEL", "UNGRADABLE"}
+"""Refusals that belong to data sets; the service answers an ungradable photograph with a verdict."""
+
 SERVICE_CODES: dict[str, tuple[int, str]] = {
     "EMPTY_BODY": (400, "the request has no body"),
     "BAD_MULTIPART": (400, "the multipart body isn't exactly one file"),
@@ -59,6 +62,11 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault
         self.hint = hint
         self.retry_after_s = retry_after_s
         self.allow = allow
+
+
+def known_codes() -> tuple[str, ...]:
+    """Return every code that the service may answer."""
+    return (*SERVICE_CODES, *(code for code in REFUSALS if code not in ONLY_INGESTED))
 
 
 def status_of(code: str) -> int:

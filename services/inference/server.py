@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from data_schemas.errors import UsageError
-from services.inference.journal import Journal, adopt_server_log
+from services.inference.journal import Journal, adopt_logs
 from services.inference.settings import ServiceSettings
 
 
@@ -60,7 +60,7 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServiceSettings) -> 
 
     No request is logged by the HTTP server itself: its lines would carry addresses of clients.
     """
-    adopt_server_log(Journal())
+    adopt_logs(Journal())
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -16,7 +16,7 @@ from services.inference.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-SCRIPTS = ["base-image", "build-image", "trim"]
+SCRIPTS = ["base-image", "build-image", "measure", "trim"]
 
 
 def instructions():

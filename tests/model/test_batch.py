@@ -93,7 +93,7 @@ def test_evidence_goes_beside_the_table(binary_package, files, tmp_path):
     answer = Score.from_tree(json.loads((folder / f"{source}.json").read_text()), where="test")
     assert [found.overlay_png for found in answer.evidence] == ["", ""]
     with Image.open(folder / f"{source}-referable.png") as overlay:
-        assert overlay.size == (160, 120)
+        assert overlay.size == (480, 360)
 
 
 def test_a_fault_of_ours_is_a_row_without_the_message(binary_package, files, tmp_path, monkeypatch):

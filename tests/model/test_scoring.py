@@ -66,7 +66,7 @@ def test_evidence_sums_to_the_logit_and_is_drawn_on_the_picture(request, name):
         assert found.logit == score.logits[column]
         assert np.mean(found.values) + found.bias == pytest.approx(found.logit, abs=1e-4)
         with Image.open(io.BytesIO(base64.b64decode(found.overlay_png))) as overlay:
-            assert (overlay.size, overlay.mode) == ((180, 140), "RGB")
+            assert (overlay.size, overlay.mode) == ((360, 280), "RGB")
         top, left, height, width = found.region
         assert height == width == 180
         assert (top, left) == (-20, 0)
@@ -138,7 +138,8 @@ def test_overlay_keeps_the_picture_where_there_is_no_evidence():
     values[3, 3] = -2.0
     data = overlay_png(picture, values, (-10, 0, 80, 80), unit=2.0)
     drawn = np.asarray(Image.open(io.BytesIO(data))).astype(int)
-    assert drawn.shape == (60, 80, 3)
+    assert drawn.shape == (360, 480, 3)  # enlarged six times
+    drawn = drawn[3::6, 3::6]
     warm, cold, still = drawn[20, 30], drawn[58, 70], drawn[20, 70]
     assert warm[0] > warm[2] + 40
     assert cold[2] > cold[0] + 40
@@ -150,3 +151,10 @@ def test_a_large_picture_is_drawn_small_enough_for_an_answer():
     data = overlay_png(picture, np.ones((3, 3), np.float32), (0, 750, 1500, 1500), unit=1.0)
     with Image.open(io.BytesIO(data)) as drawn:
         assert drawn.size == (1024, 512)
+
+
+def test_a_small_picture_is_enlarged_by_a_whole_number():
+    picture = np.full((28, 28, 3), 90, np.uint8)
+    data = overlay_png(picture, np.ones((4, 4), np.float32), (0, 0, 28, 28), unit=1.0)
+    with Image.open(io.BytesIO(data)) as drawn:
+        assert drawn.size == (504, 504)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,9 @@ class Served:
         return self.process.wait(timeout=40)
 
 
-def start(folder, log, *words, **environment):
-    """Start `hilum serve` as a child process and wait for its first line."""
+@contextmanager
+def serving(folder, log, *words, **environment):
+    """Run `hilum serve` as a child process; from its first line on until the block ends."""
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [
@@ -64,10 +66,17 @@ def start(folder, log, *words, **environment):
             stderr=stream,
             text=True,
         )
-    line = process.stdout.readline()
-    assert line.startswith("serving "), log.read_text()
-    name, _, url = line.removeprefix("serving ").strip().rpartition(" on ")
-    return Served(url, name, process, log)
+    with process:
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("serving "), log.read_text()
+            name, _, url = line.removeprefix("serving ").strip().rpartition(" on ")
+            served = Served(url, name, process, log)
+            yield served
+            if process.poll() is None:
+                assert served.stop() == 0
+        finally:
+            process.kill()
 
 
 def wait_until_ready(served, seconds=60):
@@ -77,8 +86,19 @@ def wait_until_ready(served, seconds=60):
             answer = client.get("/readyz")
             if answer.status_code == 200:
                 return
+            failed = "loaded and checked." not in answer.json()["detail"]
+            assert not failed, served.log.read_text()
             assert time.monotonic() < end, answer.text
             time.sleep(0.05)
+
+
+def log_with(served, text, seconds=5):
+    """Return the service's log once it holds ``text`` (it is written after the answer is sent)."""
+    end = time.monotonic() + seconds
+    while text not in served.log.read_text():
+        assert time.monotonic() < end, "no such line in the log"
+        time.sleep(0.02)
+    return served.log.read_text()
 
 
 def write_package(folder, **changes):
@@ -98,12 +118,9 @@ def package(tmp_path_factory):
 def served(package, tmp_path_factory):
     """The running service of the package."""
     log = tmp_path_factory.mktemp("log") / "service.jsonl"
-    running = start(package.folder, log, "--max-body-mb", "8")
-    try:
+    with serving(package.folder, log, "--max-body-mb", "8") as running:
         wait_until_ready(running)
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture

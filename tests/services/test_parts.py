@@ -3,7 +3,10 @@
 import asyncio
 import io
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -25,6 +28,8 @@ from services.inference.problems import (
     status_of,
 )
 from services.inference.settings import ServiceSettings
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_pool_refuses_beyond_its_queue_and_recovers():
@@ -147,6 +152,25 @@ def test_the_log_keeps_a_faults_place_and_not_its_message():
     assert line["error"] == "ValueError"
     assert line["places"][-1].startswith("tests/services/test_parts.py:")
     assert "Muster" not in stream.getvalue()
+
+
+def test_the_log_keeps_the_words_of_libraries_out():
+    # in a process of its own: it changes the logging of the whole process
+    script = (
+        "import logging, warnings\n"
+        "from services.inference.journal import Journal, adopt_logs\n"
+        "logging.getLogger('pydicom').addHandler(logging.StreamHandler())\n"
+        "adopt_logs(Journal())\n"
+        "logging.getLogger('pydicom').warning('patient Muster^Erika')\n"
+        "warnings.warn('patient Muster^Erika')\n"
+        "logging.getLogger('uvicorn.error').error('Invalid HTTP request: %s', 'Muster^Erika')\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in told.stderr.splitlines()]
+    assert [line["source"] for line in lines] == ["pydicom", "py.warnings", "uvicorn.error"]
+    assert "Muster" not in told.stderr + told.stdout
 
 
 def asgi(app):

@@ -20,7 +20,7 @@ function element(name, properties = {}, ...children) {
 }
 
 const words = (name) => name.replaceAll("_", " ");
-const percent = (value) => `${(100 * value).toFixed(1)} %`;
+const percent = (value) => (value === null ? "not assessed" : `${(100 * value).toFixed(1)} %`);
 
 function rows(pairs) {
   return pairs.flatMap(([term, value]) => [
@@ -106,13 +106,19 @@ function showLocal(file) {
   maps = [];
   const picture = byId("picture");
   // a browser can't draw DICOM: then the service's own picture comes with the evidence
-  picture.onerror = () => { local = ""; picture.hidden = true; byId("invitation").hidden = false; };
-  picture.onload = () => { picture.hidden = false; byId("invitation").hidden = true; };
+  picture.onerror = () => { local = ""; showPicture(false); };
+  picture.onload = () => showPicture(true);
   picture.src = local;
   picture.alt = "The image as sent";
-  byId("drop").classList.add("filled");
   byId("controls").hidden = true;
+  byId("legend").hidden = true;
   byId("caption").hidden = true;
+}
+
+function showPicture(there) {
+  byId("picture").hidden = !there;
+  byId("invitation").hidden = there;
+  byId("drop").classList.toggle("filled", there);
 }
 
 function showEvidence(tree) {
@@ -138,6 +144,7 @@ function draw() {
   picture.src = shown || !local ? `data:image/png;base64,${map.overlay_png}` : local;
   picture.alt = shown ? `The image with the evidence for ${byId("map").selectedOptions[0].textContent}` : "The image as sent";
   byId("show").disabled = !local;
+  byId("legend").hidden = !shown && Boolean(local);
   byId("caption").textContent = "The mean of the map plus a constant is the logit: what is drawn is what " +
     `was added up. Logit ${map.logit.toFixed(3)}.`;
   byId("caption").hidden = false;
@@ -195,7 +202,7 @@ function findingsTable(tree) {
     tree.findings.map((one) => element("tr", {},
       element("th", { scope: "row", textContent: words(one.name) }),
       element("td", { className: "number", textContent: percent(one.probability) }),
-      element("td", {}, scale(one.probability, one.low < one.high ? [one.low, one.high] : [one.high])),
+      element("td", {}, one.probability === null ? "" : scale(one.probability, one.low < one.high ? [one.low, one.high] : [one.high])),
       element("td", { textContent: STATES[one.state] ?? one.state }))));
 }
 
@@ -213,7 +220,7 @@ function refused(problem) {
       element("strong", { textContent: "Not scored" }),
       element("span", { textContent: problem.detail })),
     element("dl", {}, ...rows([
-      ["Reason", problem.title],
+      ["Kind", problem.title],
       ...(problem.hint ? [["What to do", problem.hint]] : []),
       ...(problem.code ? [["Code", element("a", { href: `/docs#${problem.code}`, textContent: problem.code })]] : []),
       ...(problem.request_id ? [["Request", digest(problem.request_id)]] : []),

@@ -1,0 +1,23 @@
+"""Interleaved timing for all benchmarks: variants in turn, CPU time, medians."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return the median CPU milliseconds of each variant, after one unmeasured round."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, work in variants.items():
+            started = time.process_time()
+            work()
+            if turn:
+                times[name].append(1000 * (time.process_time() - started))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,121 @@
+"""Train a network on a data set, tracked in MLflow, and end with a model package in the run.
+
+DATASET is a folder written by `hilum ingest`. Settings: the schema's defaults, then each --config
+(a preset's name or a YAML file), then each --set.
+
+    hilum train datasets/fundus --config fundus
+    hilum train datasets/retina --config small --set learning.epochs=5 --set labels=[dr_grade]
+
+The run goes to $MLFLOW_TRACKING_URI, or to sqlite:///mlflow.db in the current folder. A run that is
+stopped by Ctrl-C or SIGTERM is marked KILLED, one that fails FAILED. Under torchrun every process
+takes its share of each batch.
+"""
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_schemas.errors import UsageError
+from data_schemas.plan import Plan
+from services.cli.console import Console
+from services.cli.settings import preset_names, resolve, tracking_uri
+
+if TYPE_CHECKING:
+    from pipeline.train.run import Trained
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    presets = ", ".join(preset_names("plans"))
+    parser.add_argument("dataset", metavar="DATASET", type=Path, help="folder of `hilum ingest`")
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE|PRESET",
+        help=f"plan settings; presets: {presets}; may be given again, later ones win",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="assignments",
+        metavar="KEY=VALUE",
+        help="one setting, such as learning.batch=64; wins over every --config",
+    )
+    parser.add_argument("--name", help="name of the run (default: label and backbone)")
+    parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Train; 0 when the run finished."""
+    plan = resolve(Plan, "plans", options.config, options.assignments)
+    uri = tracking_uri()
+    if not options.dataset.is_dir():
+        raise UsageError(
+            "no such data set folder",
+            where=options.dataset,
+            mend="write one: hilum ingest SOURCE --labels LABELS --out DATASET",
+        )
+    console.say("loading torch ...")
+    from pipeline.ingest.store import open_dataset
+    from pipeline.tracking.store import check_uri
+    from pipeline.train.run import Place, assist, train
+    from pipeline.train.world import close_world, open_world
+
+    check_uri(uri)
+    dataset = open_dataset(options.dataset)
+    rank, size = _place_in_world()
+    world = open_world(plan.device, plan.threads, plan.seed, rank=rank, size=size)
+    try:
+        if not world.is_first:
+            assist(dataset, plan, world)
+            return 0
+        info = dataset.info
+        name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
+        place = Place(uri, options.experiment or info.name, name.strip())
+        console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
+        trained = train(dataset, plan, place, world, console.progress, console.say)
+    finally:
+        close_world(world)
+    console.result(_text(trained, uri), _tree(trained, uri, place.experiment))
+    return 0
+
+
+def _place_in_world() -> tuple[int, int]:
+    # set by torchrun; alone otherwise
+    try:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError as error:
+        raise UsageError("RANK and WORLD_SIZE must be numbers", where="environment") from error
+
+
+def _text(trained: "Trained", uri: str) -> str:
+    auc = "undefined" if math.isnan(trained.tune_auc) else f"{trained.tune_auc:.4f}"
+    points = "\n".join(
+        f"  {point.label}: positive at {point.high:.3f} or more ({point.rule})"
+        for point in trained.points
+    )
+    page = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return f"""run {trained.run_id}
+tune AUC {auc} (epoch {trained.best_epoch}), {trained.seconds:.0f} s
+{points}
+
+MLflow page:  {page}
+next:         hilum evaluate {trained.run_id}
+              hilum register {trained.run_id} --name NAME --alias champion"""
+
+
+def _tree(trained: "Trained", uri: str, experiment: str) -> dict[str, Any]:
+    return {
+        "run_id": trained.run_id,
+        "experiment": experiment,
+        "tracking_uri": uri,
+        "tune_auc": None if math.isnan(trained.tune_auc) else trained.tune_auc,
+        "best_epoch": trained.best_epoch,
+        "weights_sha256": trained.weights_sha256,
+        "operating_points": [point.model_dump() for point in trained.points],
+        "seconds": round(trained.seconds, 1),
+    }

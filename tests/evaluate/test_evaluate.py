@@ -1,0 +1,195 @@
+"""A real road in small: files, data set, a run with a package in MLflow, evaluation, registration."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data_schemas.card import Evaluation
+from data_schemas.errors import DatasetError, TrackingError, UsageError
+from data_schemas.progress import silent
+from pipeline.evaluate import statistics
+from pipeline.evaluate.evaluate import evaluate_run
+from pipeline.evaluate.final import final_package
+from pipeline.ingest.ingest import ingest
+from pipeline.ingest.store import open_dataset
+from pipeline.model.decision import positive_probability
+from pipeline.model.export import export_package
+from pipeline.model.package import open_package
+from pipeline.model.runtime import Runtime
+from pipeline.tracking.registry import fetch_package, register
+from pipeline.tracking.runs import download, tracked_run
+from pipeline.tracking.store import open_client
+from tests.evaluate.conftest import SpotNetwork
+from tests.model import tiny_network as tiny
+
+
+def _draw(folder, count=40, seed=0):
+    """Two eyes a patient; brighter spots where the label is 1, with an overlap."""
+    folder.mkdir()
+    generator = np.random.default_rng(seed)
+    lines = ["image,patient,laterality,split,referable"]
+    for index in range(count):
+        label = int(generator.random() < 0.5)
+        pixels = generator.integers(5, 40, (32, 32, 3)).astype(np.uint8)
+        level = int(np.clip(generator.normal(95 + 60 * label, 40), 0, 255))
+        top, left = generator.integers(0, 20, 2)
+        pixels[top : top + 12, left : left + 12] = level
+        name = f"{index:03}.png"
+        Image.fromarray(pixels).save(folder / name)
+        split = "test" if index < count * 3 // 4 else "calibration"
+        lines.append(f"{name},p{index // 2:03},{'LR'[index % 2]},{split},{label}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    (folder / "letter.txt").write_text("not an image")
+    return folder
+
+
+def _ingested(folder, seed=0):
+    source = _draw(folder / "source", seed=seed)
+    out = folder / "dataset"
+    ingest(source, source / "labels.csv", out, tiny.CONTRACT, key=b"k" * 32, progress=silent)
+    return out
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """Folder of the data set, address of the store, id of a finished run that holds a package."""
+    base = tmp_path_factory.mktemp("road")
+    dataset = _ingested(base)
+    info = open_dataset(dataset).info
+    card = tiny.card(
+        outputs=(tiny.BINARY,),
+        points=(tiny.point("referable", 0.5, 0.5),),
+        dataset_name=info.name,
+        dataset_sha256=info.content_sha256,
+    )
+    images = open_dataset(dataset).pixels(np.arange(6))
+    export_package(SpotNetwork(), images, card, tiny.CONTRACT, base / "package")
+    uri = f"sqlite:///{base / 'mlflow.db'}"
+    with tracked_run(uri, "tiny", "spot", {}) as run:
+        run.log_files(base / "package", "package")
+    return dataset, uri, run.run_id
+
+
+@pytest.fixture(scope="module")
+def evaluation(road):
+    dataset, uri, run_id = road
+    return evaluate_run(run_id, dataset, uri, silent)
+
+
+def test_figures_are_those_of_the_package_on_the_test_split(road, evaluation, tmp_path):
+    folder, uri, run_id = road
+    dataset = open_dataset(folder)
+    package = open_package(download(uri, run_id, "package", tmp_path))
+    indices = dataset.indices("test")
+    logits = Runtime(package).run(dataset.pixels(indices)).logits
+    truth = dataset.labels("referable")[indices]
+    probability = positive_probability(package.card, "referable", logits)
+    called = probability >= 0.5
+    found = evaluation.statistics
+    assert evaluation.images == indices.size == 30
+    assert evaluation.patients == 15
+    assert evaluation.package_sha256 == package.sha256
+    assert 0.6 < found["auc/referable"].value == statistics.auc(truth, probability) < 1
+    assert found["auc/official"].value == found["auc/referable"].value
+    assert found["auc_by_patient/referable"].value == found["auc/referable"].value
+    assert "patient bootstrap" in found["auc_by_patient/referable"].method
+    sensitivity = found["sensitivity/referable"]
+    counts = (int((called & (truth == 1)).sum()), int(truth.sum()))
+    assert (sensitivity.numerator, sensitivity.denominator) == counts
+    assert (sensitivity.low, sensitivity.high) == statistics.clopper_pearson(*counts)
+    assert evaluation.confusion["referable"] == tuple(
+        map(tuple, statistics.confusion(truth, called.astype(int), 2).tolist())
+    )
+    assert found["accuracy/referable"].value == np.mean(called == truth)
+    assert any("15 patients" in note for note in evaluation.notes)
+    assert any("NOT_AN_IMAGE 1" in note for note in evaluation.notes)
+
+
+def test_run_holds_metrics_figures_predictions_and_the_evaluation(road, evaluation, tmp_path):
+    folder, uri, run_id = road
+    client = open_client(uri)
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    metrics = run.data.metrics
+    assert metrics["test/auc"] == pytest.approx(evaluation.statistics["auc/referable"].value)
+    assert metrics["test/auc_lo"] < metrics["test/auc"] < metrics["test/auc_hi"]
+    assert {"test/sensitivity", "test/specificity", "test/accuracy", "test/brier", "test/ece"} <= (
+        metrics.keys()
+    )
+    assert metrics["test/undefined"] == 0
+    assert {entry.path for entry in client.list_artifacts(run_id, "figures")} == {
+        f"figures/{name}.png" for name in ("roc", "reliability", "confusion", "score_histogram")
+    }
+    stored = json.loads(download(uri, run_id, "evaluation.json", tmp_path).read_text())
+    assert Evaluation.model_validate(stored) == evaluation
+    table = pq.read_table(download(uri, run_id, "evaluation/predictions.parquet", tmp_path))
+    assert table.schema.metadata[b"schema_version"] == b"1"
+    assert table.num_rows == 30
+    dataset = open_dataset(folder)
+    pseudonyms = set(dataset.patients()[dataset.indices("test")].tolist())
+    assert set(table["patient"].to_pylist()) == pseudonyms
+    assert not any(name.startswith("p0") for name in pseudonyms)
+    rebuilt = statistics.auc(
+        table["truth_referable"].to_numpy(), table["probability_referable"].to_numpy()
+    )
+    assert rebuilt == evaluation.statistics["auc/referable"].value
+
+
+def test_registered_package_carries_the_evaluation(road, evaluation, tmp_path):
+    _, uri, run_id = road
+    package = final_package(run_id, uri, tmp_path / "scratch")
+    assert package.card.evaluation == evaluation
+    version = register(uri, run_id, package.folder, "tiny", "champion")
+    fetched = fetch_package("models:/tiny@champion", uri, tmp_path / "fetched")
+    assert fetched.version == version
+    assert open_package(fetched.folder).sha256 == package.sha256
+
+
+def test_another_split_does_not_pass_for_the_test(road, evaluation, tmp_path):
+    dataset, uri, run_id = road
+    other = evaluate_run(run_id, dataset, uri, silent, "calibration")
+    assert (other.split, other.images) == ("calibration", 10)
+    metrics = open_client(uri).get_run(run_id).data.metrics
+    assert metrics["test/images"] == 30
+    assert metrics["calibration/images"] == 10
+    assert final_package(run_id, uri, tmp_path).card.evaluation == evaluation
+    with pytest.raises(UsageError, match="is not a split"):
+        evaluate_run(run_id, dataset, uri, silent, "holdout")
+    with pytest.raises(DatasetError, match="has no images"):
+        evaluate_run(run_id, dataset, uri, silent, "tune")
+
+
+def test_another_data_set_is_refused(road, tmp_path):
+    _, uri, run_id = road
+    with pytest.raises(DatasetError, match="was trained on"):
+        evaluate_run(run_id, _ingested(tmp_path, seed=5), uri, silent)
+    assert open_client(uri).get_run(run_id).info.status == "FINISHED"
+
+
+def test_without_an_evaluation_registration_is_refused_unless_asked(road, tmp_path):
+    _, uri, _ = road
+    with tracked_run(uri, "tiny", "unmeasured", {}) as run:
+        run.log_files(download(uri, road[2], "package", tmp_path / "copy"), "package")
+    with pytest.raises(UsageError, match="was not evaluated") as caught:
+        final_package(run.run_id, uri, tmp_path / "one")
+    assert f"hilum evaluate {run.run_id}" in caught.value.mend
+    package = final_package(run.run_id, uri, tmp_path / "two", without_evaluation=True)
+    assert package.card.evaluation is None
+    assert "without an evaluation" in package.card.notes[-1]
+
+
+def test_an_evaluation_of_another_package_is_refused(road, evaluation, tmp_path):
+    _, uri, _ = road
+    with tracked_run(uri, "tiny", "mixed up", {}) as run:
+        run.log_files(download(uri, road[2], "package", tmp_path / "copy"), "package")
+        other = evaluation.model_copy(update={"package_sha256": "0" * 64})
+        run.log_json(other.model_dump(mode="json"), "evaluation.json")
+    with pytest.raises(UsageError, match="evaluation is of package 000000000000"):
+        final_package(run.run_id, uri, tmp_path / "scratch")
+    with tracked_run(uri, "tiny", "nothing in it", {}) as run:
+        pass
+    with pytest.raises(TrackingError, match="no artifact `package`"):
+        final_package(run.run_id, uri, tmp_path / "empty")
