@@ -1,8 +1,14 @@
-"""What several rooms' tests share: an MLflow store that is ready at once."""
+"""What several rooms' tests share: property tests without deadlines, an MLflow store that is ready at once."""
 
+import os
 import shutil
 
 import pytest
+from hypothesis import settings
+
+# a busy machine is no fault of the code; in CI the same cases every time
+settings.register_profile("hilum", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("hilum")
 
 
 @pytest.fixture(scope="session")
