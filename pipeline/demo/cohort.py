@@ -138,11 +138,11 @@ def plan_cohort(patients: int, seed: int) -> list[PatientPlan]:
         step = int(rng.choice((-1, 0, 1), p=(0.11, 0.77, 0.12)))
         second = int(np.clip(first + step, 0, 4))
         pair = (first, second) if rng.uniform() < 0.5 else (second, first)
-        eyes = tuple(
-            EyePlan(side, grade, faults.get((index, side), "none"))
-            for side, grade in zip(("R", "L"), pair, strict=True)
+        eyes = (
+            EyePlan("R", pair[0], faults.get((index, "R"), "none")),
+            EyePlan("L", pair[1], faults.get((index, "L"), "none")),
         )
-        plans.append(PatientPlan(seed, index, bool(dicom[index]), bool(png[index]), eyes))  # type: ignore[arg-type]
+        plans.append(PatientPlan(seed, index, bool(dicom[index]), bool(png[index]), eyes))
     return plans
 
 

@@ -128,7 +128,8 @@ class _Grower:
     def _origin(self) -> Path:
         eye, rng = self.eye, self.rng
         shift = np.array([-eye.temporal * 0.2 * eye.disc_radius, 0.0])
-        return np.array(eye.disc) + shift + rng.normal(0, (0.2, 0.12)) * eye.disc_radius
+        origin: Path = np.array(eye.disc) + shift + rng.normal(0, (0.2, 0.12)) * eye.disc_radius
+        return origin
 
 
 def grow(rng: np.random.Generator, eye: Anatomy) -> Tree:
