@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -222,8 +223,7 @@ def _score(walk: Walk, url: str, image: Path, out: Path) -> dict[str, Any]:
     """Send a file to the service; keep the answer, and its overlay as a picture."""
     # this machine's own service: no proxy has a part in it
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{url}/readyz", timeout=60):
-        pass
+    _await_ready(opener, url)
     address = f"{url}/v1/scores?evidence=true"
     walk.say(f"    $ curl --data-binary @{image} '{address}' > {out / 'score.json'}")
     request = urllib.request.Request(  # noqa: S310 - our own http address
@@ -244,6 +244,20 @@ def _score(walk: Walk, url: str, image: Path, out: Path) -> dict[str, Any]:
     probability = score["probabilities"][score["primary"]]["1"]
     walk.say(f"    {score['primary']} {probability:.3f}: {score['verdict']}")
     return score
+
+
+def _await_ready(opener: urllib.request.OpenerDirector, url: str, patience_s: float = 60) -> None:
+    """Ask ``/readyz`` until it says yes: the port is open before the network is loaded."""
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            with opener.open(f"{url}/readyz", timeout=10):
+                return
+        except urllib.error.URLError as error:
+            if time.monotonic() > give_up:
+                message = f"the service was not ready after {patience_s:.0f} s: {error.reason}"
+                raise HilumError(message) from error
+        time.sleep(0.1)
 
 
 def _pointing_text(pointing: dict[str, Any]) -> str:

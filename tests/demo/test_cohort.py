@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from data_schemas.errors import UsageError
 from PIL import Image
+
+from data_schemas.errors import UsageError
 from pipeline.demo.cohort import FINDINGS, draw_cohort, plan_cohort, read_truth
 from pipeline.demo.lesions import KINDS
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pipeline.demo.anatomy import cloud
 from pipeline.demo.draw import Drawing, draw_eye, draw_person
 from pipeline.demo.lesions import KINDS

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+
 from data_schemas.errors import UsageError
 from pipeline.demo.pointing import _shown
 from pipeline.demo.steps import StepFailedError, Walk, end

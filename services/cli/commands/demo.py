@@ -22,8 +22,13 @@ from typing import NoReturn
 
 from services.cli.console import Console
 
-DEMO_KEY = "hilum-demo-key-no-secret"
-"""Everybody's demo has the same pseudonyms, so the same data set digest. Its patients don't exist."""
+FOR_CHILDREN = {
+    # everybody's demo has the same pseudonyms, so the same data set digest; its patients don't exist
+    "HILUM_PSEUDONYM_KEY": "hilum-demo-key-no-secret",
+    "PYTHONUNBUFFERED": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""What the tour's commands find in their environment, on top of the caller's."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +60,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         only_cohort=options.only_cohort,
         stay=options.stay,
         tracking_uri=tracking_uri(),
-        environment={**os.environ, "HILUM_PSEUDONYM_KEY": DEMO_KEY, "PYTHONUNBUFFERED": "1"},
+        environment={**os.environ, **FOR_CHILDREN},
     )
     told: list[bool] = []
 
