@@ -28,8 +28,8 @@ def prepare(instance: Instance, contract: Contract) -> Prepared:
     require_content(levels, contract)
     region, visible = region_of(levels, instance.aspect, contract)
     square = cut(levels, region)
-    answer = quality_of(square, visible, contract)
     fitted = resize(square, contract.size)
+    answer = quality_of(square, fitted, visible, contract)
     if contract.region == "fundus_field":
         fitted = black_outside(fitted)
     pixels = with_channels(fitted, contract.channels)
@@ -68,9 +68,14 @@ def region_of(levels: NDArray[np.uint8], aspect: float, contract: Contract) -> t
     return ((rows - height) // 2, (columns - width) // 2, height, width), 1.0
 
 
-def quality_of(square: NDArray[np.uint8], visible: float, contract: Contract) -> QualityAnswer:
-    """Measure and judge the region; sufficient without features if the contract asks for no check."""
+def quality_of(
+    square: NDArray[np.uint8], fitted: NDArray[np.uint8], visible: float, contract: Contract
+) -> QualityAnswer:
+    """Measure and judge the region; sufficient without features if the contract asks for no check.
+
+    It is measured at :data:`quality.SIDE`, on the fitted array itself if that has this size.
+    """
     if not contract.quality.check:
         return QualityAnswer()
-    features = quality.measure(resize(square, quality.SIDE), visible)
-    return quality.judge(features, contract.quality)
+    measured = fitted if contract.size == quality.SIDE else resize(square, quality.SIDE)
+    return quality.judge(quality.measure(measured, visible), contract.quality)

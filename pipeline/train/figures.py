@@ -134,7 +134,9 @@ def class_counts(outputs: Sequence[Output], targets: Ints, rows: dict[str, Ints]
             counts = np.array([int((targets[own, place] == number).sum()) for own in rows.values()])
             parts = counts / sizes
             bars = axis.barh(splits, parts, left=left, label=name)
-            words = [str(count) if part > 0.03 else "" for count, part in zip(counts, parts, strict=True)]
+            words = [
+                str(count) if part > 0.03 else "" for count, part in zip(counts, parts, strict=True)
+            ]
             axis.bar_label(bars, words, label_type="center", fontsize=8)
             left += parts
         axis.invert_yaxis()

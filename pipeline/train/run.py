@@ -89,7 +89,8 @@ def train(
         card = _card(task, run.run_id, network, calibrated, licence)
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
-            network.to("cpu")
+            # a channels-last network holds its weights in an order that no file format wants
+            network.to("cpu", memory_format=torch.contiguous_format)
             card = export_package(network, drawn_images(task), card, task.dataset.contract, package)
             digest = sha256_of_file(package / "model.safetensors")
             run.log_metrics({"checks/onnx_difference": card.onnx_max_logit_difference}, step=0)

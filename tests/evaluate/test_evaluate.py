@@ -1,6 +1,7 @@
 """A real road in small: files, data set, a run with a package in MLflow, evaluation, registration."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -54,7 +55,7 @@ def _ingested(folder, seed=0):
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
+def road(tmp_path_factory, migrated_store):
     """Folder of the data set, address of the store, id of a finished run that holds a package."""
     base = tmp_path_factory.mktemp("road")
     dataset = _ingested(base)
@@ -67,6 +68,7 @@ def road(tmp_path_factory):
     )
     images = open_dataset(dataset).pixels(np.arange(6))
     export_package(SpotNetwork(), images, card, tiny.CONTRACT, base / "package")
+    shutil.copyfile(migrated_store, base / "mlflow.db")
     uri = f"sqlite:///{base / 'mlflow.db'}"
     with tracked_run(uri, "tiny", "spot", {}) as run:
         run.log_files(base / "package", "package")

@@ -22,6 +22,7 @@ from pipeline.imaging.read import read
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.patients import pseudonym
 from pipeline.ingest.store import open_dataset
+from tests.ingest.conftest import write_labels
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,8 +130,6 @@ def test_table_by_digest_and_as_parquet(mixed, take_in, tmp_path):
 
 
 def test_splits_given_by_the_table(mixed, take_in, tmp_path):
-    from tests.ingest.conftest import write_labels
-
     for row in mixed.rows:
         row["split"] = "test" if row["patient"] == "P0" else "train" if row["patient"] else ""
     write_labels(mixed.labels, mixed.rows)

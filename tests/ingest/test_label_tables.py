@@ -1,5 +1,6 @@
 """Label tables: what becomes a label, and every fault with its line."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from data_schemas.errors import DatasetError, HilumError
 from pipeline.ingest.labels import read_labels
 from pipeline.ingest.table import read_table
+from tests.ingest.conftest import write_labels
 
 
 @pytest.fixture
@@ -101,8 +103,6 @@ def test_missing_empty_and_binary_tables(tmp_path, labels_of):
 
 
 def test_rows_naming_no_file_are_told_by_line_not_by_name(mixed, take_in):
-    from tests.ingest.conftest import write_labels
-
     mixed.rows[3]["image"] = "Doe_Jane.png"
     mixed.rows[5]["image"] = "../../../etc/passwd"
     write_labels(mixed.labels, mixed.rows)
@@ -119,7 +119,5 @@ def test_rows_naming_no_file_are_told_by_line_not_by_name(mixed, take_in):
 def test_any_bytes_are_a_table_or_an_error_of_ours(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(data)
-    try:
+    with suppress(HilumError):  # anything else fails the test
         read_labels(read_table(path))
-    except HilumError as error:
-        assert str(error)

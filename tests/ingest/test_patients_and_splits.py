@@ -4,9 +4,12 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from data_schemas.terms import SPLITS
 from pipeline.ingest.patients import pseudonym, split_of
+from pipeline.ingest.store import open_dataset
+from tests.ingest.conftest import drawn
 
 
 def test_a_pseudonym_needs_the_key():
@@ -30,11 +33,6 @@ def test_a_new_patient_moves_no_other(patients, newcomer):
 
 
 def test_more_files_move_nobody(mixed, take_in):
-    from tests.ingest.conftest import drawn
-    from PIL import Image
-
-    from pipeline.ingest.store import open_dataset
-
     def splits(name: str) -> dict[str, str]:
         dataset = open_dataset(take_in(mixed.folder, None, name)[1])
         manifest = dataset.manifest

@@ -76,7 +76,9 @@ def test_the_alias_moves_and_the_move_is_written_down(mlflow_uri, tmp_path):
 
 
 def test_fetching_loads_no_mlflow(mlflow_uri, tmp_path):
-    registry.register(mlflow_uri, run_of(mlflow_uri), package(tmp_path / "p", a="1"), "eyes", "best")
+    registry.register(
+        mlflow_uri, run_of(mlflow_uri), package(tmp_path / "p", a="1"), "eyes", "best"
+    )
     script = (
         "import sys, pathlib\n"
         "from pipeline.tracking.registry import fetch_package\n"
@@ -136,7 +138,9 @@ def test_a_folder_that_is_no_package_is_refused(tmp_path):
         registry.register("sqlite:///unused.db", "0" * 32, tmp_path, "eyes", "champion")
 
 
-@pytest.mark.parametrize("uri", ["models:/a", "models:/a@", "models:/a/b", "runs:/x/y", "a", "models:/a@b/3"])
+@pytest.mark.parametrize(
+    "uri", ["models:/a", "models:/a@", "models:/a/b", "runs:/x/y", "a", "models:/a@b/3"]
+)
 def test_what_is_no_registry_address_is_refused(uri):
     with pytest.raises(TrackingError, match="registry address"):
         registry.parse_model_uri(uri)
@@ -216,7 +220,12 @@ def test_the_whole_round_trip_through_a_real_server(migrated_store, tmp_path, mo
     }
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
-            words, cwd=tmp_path, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
+            words,
+            cwd=tmp_path,
+            env={**os.environ, **quiet},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             _wait_for(uri, server)
@@ -230,7 +239,9 @@ def test_the_whole_round_trip_through_a_real_server(migrated_store, tmp_path, mo
             assert registry.register(uri, run.run_id, folder, "eyes", "champion") == "1"
             for address in ("models:/eyes@champion", "models:/eyes/1"):
                 got = registry.fetch_package(address, uri, tmp_path / "got" / address[-8:])
-                assert (got.folder / "model.bin").read_bytes() == (folder / "model.bin").read_bytes()
+                assert (got.folder / "model.bin").read_bytes() == (
+                    folder / "model.bin"
+                ).read_bytes()
             with pytest.raises(TrackingError, match="registry has no"):
                 registry.fetch_package("models:/eyes@nobody", uri, tmp_path / "got")
             with pytest.raises(TrackingError, match="registry has no"):
@@ -244,7 +255,7 @@ def _wait_for(uri, server):
     for _ in range(360):
         assert server.poll() is None, "the server ended"
         try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=2):
+            with urllib.request.urlopen(f"{uri}/health", timeout=2):  # noqa: S310 - our own server
                 return
         except OSError:
             time.sleep(0.5)

@@ -70,7 +70,8 @@ def test_a_finished_run_holds_everything(mlflow_uri, tmp_path):
     assert kept.data.tags["mlflow.note.content"] == "# what it is"
     assert kept.data.tags["hilum.stage"] == "train"
     inputs = {
-        (one.dataset.name, one.dataset.digest, one.tags[0].value) for one in kept.inputs.dataset_inputs
+        (one.dataset.name, one.dataset.digest, one.tags[0].value)
+        for one in kept.inputs.dataset_inputs
     }
     assert inputs == {("eyes-train", "ab" * 16, "train"), ("eyes-tune", "ab" * 16, "tune")}
     experiment = store.open_client(mlflow_uri).get_experiment_by_name("eyes")
@@ -108,19 +109,23 @@ def test_a_step_left_out_continues_after_the_last_one(mlflow_uri):
 
 
 def test_an_exception_fails_the_run_and_leaves_a_traceback_without_data(mlflow_uri, tmp_path):
+    run_ids = []
+
     def look_up():
         return {}["Jane^Doe 12345"]
 
-    with (
-        pytest.raises(KeyError, match="Jane"),
-        tracked_run(mlflow_uri, "eyes", "failing") as run,
-    ):
-        run.log_metrics({"train/loss": 3.0}, step=1)
-        look_up()
-    kept = found(mlflow_uri, run.run_id)
+    def work():
+        with tracked_run(mlflow_uri, "eyes", "failing") as run:
+            run_ids.append(run.run_id)
+            run.log_metrics({"train/loss": 3.0}, step=1)
+            look_up()
+
+    with pytest.raises(KeyError, match="Jane"):
+        work()
+    kept = found(mlflow_uri, run_ids[0])
     assert kept.info.status == "FAILED"
     assert kept.data.metrics["train/loss"] == 3.0
-    text = runs.download(mlflow_uri, run.run_id, "errors/traceback.txt", tmp_path).read_text()
+    text = runs.download(mlflow_uri, run_ids[0], "errors/traceback.txt", tmp_path).read_text()
     assert "in look_up" in text
     assert "builtins.KeyError" in text
     assert "Jane" not in text
@@ -129,13 +134,15 @@ def test_an_exception_fails_the_run_and_leaves_a_traceback_without_data(mlflow_u
 
 
 def test_our_own_message_stays_in_the_traceback():
-    try:
+    def choke():
         try:
-            raise ValueError("secret")
+            int("secret")
         except ValueError as error:
             raise DatasetError("no image in the train split") from error
-    except DatasetError as error:
-        text = endings.traceback_text(error)
+
+    with pytest.raises(DatasetError) as raised:
+        choke()
+    text = endings.traceback_text(raised.value)
     assert "no image in the train split" in text
     assert "secret" not in text
     assert "which came from" in text
@@ -150,9 +157,14 @@ def test_leaving_by_exit_fails_the_run(mlflow_uri):
 def test_a_failed_evaluation_does_not_undo_a_finished_training(mlflow_uri):
     with tracked_run(mlflow_uri, "eyes", "a") as run:
         pass
-    with pytest.raises(ZeroDivisionError), continued_run(mlflow_uri, run.run_id) as again:
-        again.log_metrics({"test/auc": 0.5}, step=0)
-        raise ZeroDivisionError
+
+    def evaluate():
+        with continued_run(mlflow_uri, run.run_id) as again:
+            again.log_metrics({"test/auc": 0.5}, step=0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        evaluate()
     kept = found(mlflow_uri, run.run_id)
     assert kept.info.status == "FINISHED"
     assert kept.data.metrics["test/auc"] == 0.5
@@ -205,7 +217,9 @@ def test_sigterm_in_a_fresh_interpreter(mlflow_uri):
         "    print(run.run_id, flush=True)\n"
         "    time.sleep(60)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     run_id = child.stdout.readline().strip()
     child.terminate()
     child.communicate(timeout=60)
@@ -281,7 +295,9 @@ def test_a_deleted_experiment_is_explained(mlflow_uri):
         pass
 
 
-@pytest.mark.parametrize("name", ["loss", "train/a/b", "train/auc@0.9", "Train/loss", "train/", "train//x"])
+@pytest.mark.parametrize(
+    "name", ["loss", "train/a/b", "train/auc@0.9", "Train/loss", "train/", "train//x"]
+)
 def test_a_metric_name_with_another_form_is_refused(mlflow_uri, name):
     with pytest.raises(TrackingError), tracked_run(mlflow_uri, "eyes", "a") as run:
         run.log_metrics({name: 1.0})
