@@ -17,7 +17,8 @@ RUN python3 requirements.py pyproject.toml > serve.txt \
 
 # ---- the tools that install: /opt/tools has pip; /opt/hilum, the environment that moves on, has none
 FROM ${BASE} AS tools
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_FIND_LINKS=/wheels
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
+    PIP_DEFAULT_TIMEOUT=120 PIP_FIND_LINKS=/wheels
 RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/hilum
 WORKDIR /src
 COPY constraints.txt ./
