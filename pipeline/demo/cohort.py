@@ -97,7 +97,8 @@ def draw_cohort(
     """
     if patients < FEWEST_PATIENTS:
         raise UsageError(
-            f"a cohort needs at least {FEWEST_PATIENTS} patients, got {patients}", where="--patients"
+            f"a cohort needs at least {FEWEST_PATIENTS} patients, got {patients}",
+            where="--patients",
         )
     if out.exists():
         raise UsageError("exists already; a cohort is drawn into a new folder", where=out)
@@ -114,6 +115,12 @@ def draw_cohort(
     _write_tables(part, rows, faults)
     part.rename(out)
     return Cohort(out, tuple(rows), tuple(faults))
+
+
+def read_truth(folder: Path) -> dict[str, dict[str, str]]:
+    """Return ``truth.csv`` of a drawn cohort: SHA-256 of the file -> its row."""
+    with (folder / "truth/truth.csv").open(newline="") as stream:
+        return {row["sha256"]: row for row in csv.DictReader(stream)}
 
 
 def plan_cohort(patients: int, seed: int) -> list[PatientPlan]:
@@ -248,5 +255,3 @@ def _labels(row: Row) -> tuple[str | int, ...]:
     findings = [int(row.counts.get(kind, 0) > 0) for kind in FINDINGS]
     grade = row.eye.grade
     return row.patient, row.eye.laterality, grade, int(grade >= 2), *findings
-
-

@@ -164,8 +164,8 @@ def _disc(rng: np.random.Generator, picture: list[Plane], eye: Anatomy, person: 
         pale = np.float32((255, 230, 160)[index] * bright)
         tone = rim + (pale - rim) * 0.85 * cup - (8, 26, 14)[index] * np.clip(-dx, 0, 1)
         part = plane[near]
-        part += crescent * ((232, 172, 104)[index] - part)
-        part += disc * (tone - part)
+        _cover(part, crescent, (232, 172, 104)[index])
+        _cover(part, disc, tone)
 
 
 def _vessels(
@@ -181,23 +181,31 @@ def _vessels(
         depth += BLOOD[index] * blood
         if nets is not None:
             depth += NET[index] * nets
-        plane *= np.exp(-depth)
-        plane += streak * (34, 20, 10)[index] * (1 - blood)
+        np.multiply(plane, np.exp(-depth), out=plane)
+        np.add(plane, streak * (34, 20, 10)[index] * (1 - blood), out=plane)
 
 
 def _deposits(
-    rng: np.random.Generator, picture: list[Plane], eye: Anatomy, pale: tuple[Plane, Plane], grade: int
+    rng: np.random.Generator,
+    picture: list[Plane],
+    eye: Anatomy,
+    pale: tuple[Plane, Plane],
+    grade: int,
 ) -> None:
     """Cover with what lies in or on the retina and is pale: exudates, cotton wool, drusen."""
     lipid, wool = pale
     drusen = _drusen(rng, eye) if grade < 2 and rng.uniform() < 0.12 else None
     for index, plane in enumerate(picture):
         if lipid.any():
-            plane += 0.85 * lipid * ((252, 226, 124)[index] - plane)
+            _cover(plane, 0.85 * lipid, (252, 226, 124)[index])
         if wool.any():
-            plane += 0.72 * wool * ((236, 218, 172)[index] - plane)
+            _cover(plane, 0.72 * wool, (236, 218, 172)[index])
         if drusen is not None:
-            plane *= 1 + drusen * (0.10, 0.24, 0.12)[index]
+            np.multiply(plane, 1 + drusen * (0.10, 0.24, 0.12)[index], out=plane)
+
+
+def _cover(plane: Plane, share: Plane, tone: Plane | float) -> None:
+    plane += share * (tone - plane)
 
 
 def _drusen(rng: np.random.Generator, eye: Anatomy) -> Plane:

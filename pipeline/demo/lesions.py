@@ -213,14 +213,18 @@ def _haemorrhage(
     if rng.uniform() < 0.3:
         # flame: in the nerve-fibre layer, so drawn out along the fibres, which leave the disc
         angle = np.arctan2(y - eye.disc[1], x - eye.disc[0]) + rng.normal(0, 0.15)
-        outline = _flame(rng, (x, y), size * rng.uniform(9, 19), size * rng.uniform(2.2, 4.2), angle)
+        outline = _flame(
+            rng, (x, y), size * rng.uniform(9, 19), size * rng.uniform(2.2, 4.2), angle
+        )
     else:
         radius = min(size * float(np.exp(rng.normal(1.35, 0.42))), 11)
         outline = _round(rng, (x, y), radius, 0.22)
         for _ in range(int(rng.integers(0, 3)) if radius > 4 else 0):
             # large blots are several that ran together
             beside = (x + rng.normal(0, 0.9) * radius, y + rng.normal(0, 0.9) * radius)
-            lesions.blot("haemorrhages", lesions.blood, _round(rng, beside, 0.6 * radius, 0.22), ink)
+            lesions.blot(
+                "haemorrhages", lesions.blood, _round(rng, beside, 0.6 * radius, 0.22), ink
+            )
     lesions.blot("haemorrhages", lesions.blood, outline, ink)
     lesions.count("haemorrhages")
 
@@ -260,7 +264,7 @@ def _preretinal(rng: np.random.Generator, lesions: Lesions) -> None:
     hull = np.stack([np.cos(angle), np.sin(angle) ** 0.7 * (1 - 0.3 * np.cos(angle - 1))], axis=1)
     hull *= ragged[:, None] * (half, deep)
     deck = np.stack([np.linspace(-half, half, 24), wobble(rng, 24, 5) * 1.4], axis=1)
-    outline = np.concatenate([hull, deck]) + (x, y)
+    outline = np.concatenate([hull, deck]) + np.array([x, y])
     lesions.blot("haemorrhages", lesions.blood, outline, int(rng.integers(225, 256)))
     lesions.count("haemorrhages")
 
@@ -285,7 +289,11 @@ def _net(
     for _ in range(count):
         length = max(10, int(reach * rng.uniform(0.8, 2.0) / 1.5))
         heading = lean + rng.normal(0, 1.25)
-        angle = heading + 1.1 * wobble(rng, length, 5.5) + rng.normal(0, 1.2) * np.linspace(0, 1, length)
+        angle = (
+            heading
+            + 1.1 * wobble(rng, length, 5.5)
+            + rng.normal(0, 1.2) * np.linspace(0, 1, length)
+        )
         steps = 1.5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
         start = np.array(place) + rng.normal(0, 0.16 * reach, 2)
         radii = np.linspace(rng.uniform(0.85, 1.25), 0.5, length)
@@ -298,9 +306,13 @@ def _round(
 ) -> NDArray[np.float64]:
     count = 10 if radius < 3 else 22
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    waves = sum(rng.normal(0, rough / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 4))
+    waves = sum(
+        rng.normal(0, rough / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 4)
+    )
     distance = np.maximum(radius * (1 + waves), 0.35 * radius)
-    return np.stack([place[0] + distance * np.cos(angle), place[1] + distance * np.sin(angle)], axis=1)
+    return np.stack(
+        [place[0] + distance * np.cos(angle), place[1] + distance * np.sin(angle)], axis=1
+    )
 
 
 def _flame(
@@ -309,7 +321,9 @@ def _flame(
     along = np.concatenate([np.linspace(-1, 1, 16), np.linspace(1, -1, 16)])
     side = np.repeat((1.0, -1.0), 16)
     # feathered ends: the edge frays more the farther it lies from the middle
-    across = side * thick * (1 - along**2) ** 0.75 + rng.normal(0, 0.22 * thick, 32) * (0.4 + abs(along))
+    across = side * thick * (1 - along**2) ** 0.75 + rng.normal(0, 0.22 * thick, 32) * (
+        0.4 + abs(along)
+    )
     x = along * half
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([place[0] + x * cos - across * sin, place[1] + x * sin + across * cos], axis=1)

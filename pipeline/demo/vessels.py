@@ -1,6 +1,7 @@
 """The drawn vessel tree: arteries and veins that leave the disc, arch around the macula and branch."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,9 @@ class _Grower:
         line = np.stack([np.interp(even, length, curve[:, axis]) for axis in (0, 1)], axis=1)
         fade = np.minimum(1, even / (0.5 * eye.reach))[:, None]
         drift = [
-            wobble(rng, len(even), 48) * 13 + wobble(rng, len(even), 17) * 6 + wobble(rng, len(even), 7) * 1.9
+            wobble(rng, len(even), 48) * 13
+            + wobble(rng, len(even), 17) * 6
+            + wobble(rng, len(even), 7) * 1.9
             for _ in "xy"
         ]
         line += np.stack(drift, axis=1) * fade
@@ -165,9 +168,10 @@ def beaded(
             wave = np.sin(np.arange(len(vessel.points)) * STEP / rng.uniform(2.6, 3.4))
             start = np.arange(len(vessel.points)) > 14
             radii = vessel.radii * np.where(start, 1.2 + 0.5 * wave, 1.0)
-            vessel = Vessel(vessel.points, radii, artery=False)
             changed.append(Vessel(vessel.points[14:], radii[14:], artery=False))
-        vessels.append(vessel)
+            vessels.append(Vessel(vessel.points, radii, artery=False))
+        else:
+            vessels.append(vessel)
     return Tree(tuple(vessels)), changed
 
 
@@ -194,7 +198,9 @@ def reflex_of(vessels: tuple[Vessel, ...] | list[Vessel], shape: tuple[int, int]
     pen = ImageDraw.Draw(canvas)
     for vessel in vessels:
         if vessel.radii[0] > 1.5:
-            pen.polygon(_strip(vessel.points, vessel.radii * 0.26), fill=255 if vessel.artery else 90)
+            pen.polygon(
+                _strip(vessel.points, vessel.radii * 0.26), fill=255 if vessel.artery else 90
+            )
     return reduced(canvas)
 
 
@@ -210,7 +216,7 @@ def _pieces(vessel: Vessel) -> list[tuple[list[float], float]]:
     edges = np.linspace(0, len(vessel.points) - 1, count + 1).astype(int)
     return [
         (_strip(vessel.points[a : b + 1], vessel.radii[a : b + 1]), float(vessel.radii[a:b].mean()))
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in pairwise(edges)
     ]
 
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from data_schemas.errors import TrainingError
 from data_schemas.plan import NetworkPlan
@@ -207,6 +208,32 @@ def _convnet() -> nn.Sequential:
     )
 
 
+class LocalContrast(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """Each pixel less the mean of its surroundings (24 px): small things stay, light and tint go."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return pixels [N, C, H, W] without their slow part."""
+        coarse = functional.avg_pool2d(pixels, 8)
+        coarse = functional.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False)
+        slow = functional.interpolate(coarse, size=pixels.shape[2:], mode="bilinear")
+        contrast: Tensor = pixels - slow
+        return contrast
+
+
+def _lesion_net() -> nn.Sequential:
+    # a cell sees 39 px of the input: wide enough for a lesion, too narrow for the picture's layout
+    def block(before: int, after: int, side: int, stride: int = 1) -> nn.Sequential:
+        convolution = nn.Conv2d(before, after, side, stride, side // 2, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU())
+
+    return nn.Sequential(
+        nn.Sequential(LocalContrast(), block(3, 16, 5, stride=2)),
+        nn.Sequential(block(16, 32, 3), nn.MaxPool2d(2)),
+        nn.Sequential(block(32, 48, 3), nn.MaxPool2d(2)),
+        block(48, 64, 3),
+    )
+
+
 _HALF: Pixels = ((127.5,) * 3, (127.5,) * 3)
 _LITE: Pixels = ((127.0,) * 3, (128.0,) * 3)
 
@@ -220,6 +247,8 @@ BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite0": Backbone(_timm_efficientnet_lite0, *_LITE),
     "resnet18_small": Backbone(_resnet18_small, *_HALF),
     "convnet": Backbone(_convnet, *_HALF),
+    "lesion_net": Backbone(_lesion_net, spread=(30.0,) * 3),
 }
 """Every network that a plan can name. resnet*, convnext*, efficientnet_b0: torchvision; densenet121,
-seresnet50: MONAI; efficientnet_lite0: timm; the last two are for small pictures from scratch."""
+seresnet50: MONAI; efficientnet_lite0: timm; resnet18_small and convnet are for small pictures
+from scratch; lesion_net for small things in large pictures, from scratch and in little time."""
