@@ -10,6 +10,8 @@ from data_schemas.dataset import REFUSALS
 from data_schemas.plan import Plan
 from services.cli import settings
 from services.cli.main import COMMANDS
+from services.inference.problems import SERVICE_CODES
+from services.inference.settings import PREFIX, ServiceSettings
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -59,6 +61,14 @@ def test_every_refusal_code_is_documented():
     for code, meaning in REFUSALS.items():
         assert f"`{code}`" in text
         assert meaning in text
+
+
+def test_the_services_page_names_every_code_and_setting():
+    text = (ROOT / "docs" / "service.md").read_text()
+    for code, (status, _) in SERVICE_CODES.items():
+        assert f"| `{code}` | {status} |" in text
+    for name in ServiceSettings.model_fields:
+        assert f"`{PREFIX}{name.upper()}`" in text
 
 
 @pytest.mark.parametrize("name", ["commands.md", "settings.md", "tables.md"])

@@ -1,6 +1,7 @@
 """Nothing is sent anywhere that the user did not ask for."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("module", ["pipeline.model.runtime", "pipeline.report.write"])
+@pytest.mark.parametrize("module", ["pipeline.model.runtime", "pipeline.model.session"])
 def test_onnx_runtime_reports_to_nobody(module, tmp_path):
     """Its telemetry leaves a device identifier and a queue in the home folder once it is on."""
     # it keeps quiet by itself where CI is set
@@ -28,3 +29,14 @@ def test_onnx_runtime_reports_to_nobody(module, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_onnx_runtime_is_imported_in_one_place():
+    """Whoever imports it elsewhere might be first, before its telemetry is off."""
+    found = [
+        str(path.relative_to(ROOT))
+        for room in ("pipeline", "services", "data_schemas")
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if re.search(r"^\s*(import|from) onnxruntime", path.read_text(), re.MULTILINE)
+    ]
+    assert found == ["pipeline/model/session.py"]

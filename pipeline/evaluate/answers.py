@@ -13,8 +13,9 @@ from data_schemas.progress import Progress
 from data_schemas.terms import Split, Verdict
 from pipeline.ingest.store import Dataset
 from pipeline.model import decision
+from pipeline.model.cores import available_cores
 from pipeline.model.package import Package
-from pipeline.model.runtime import Runtime, available_cores
+from pipeline.model.runtime import Runtime
 
 BATCH = 16
 

@@ -29,6 +29,7 @@ from pipeline.model.package import (
 )
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import explained_class
+from pipeline.model.session import open_session
 
 MARGIN = 0.05
 """Dilation of the mask, as a share of the image's width."""
@@ -135,7 +136,6 @@ def permuted(package: Package, seed: int, folder: Path) -> Package:
         Where the new package goes; must not exist, or be empty.
     """
     import onnx
-    import onnxruntime
     import safetensors.numpy
 
     model = onnx.load_from_string(package.read(GRAPH))
@@ -149,7 +149,7 @@ def permuted(package: Package, seed: int, folder: Path) -> Package:
         tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
     graph: bytes = model.SerializeToString(deterministic=True)
     images = verification(package).images
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = open_session(graph)
     logits, evidence = session.run(("logits", "evidence"), {"images": images})
     bias = np.median(logits - evidence.mean((2, 3)), axis=0)
     stored = pack_verification(Verification(images, logits, bias))

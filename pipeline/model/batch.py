@@ -17,8 +17,9 @@ from data_schemas.errors import HilumError, ImageError, UsageError
 from data_schemas.files import replacing, sha256, write_bytes
 from data_schemas.progress import Progress, silent
 from data_schemas.score import Score
+from pipeline.model.cores import available_cores
 from pipeline.model.package import Package
-from pipeline.model.runtime import Runtime, available_cores
+from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes
 
 SCORES_VERSION = 1

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -28,8 +27,9 @@ from pipeline.model.package import (
     write_package,
 )
 from pipeline.model.runtime import OUTPUTS
+from pipeline.model.session import open_session
 
-OPSET = 18
+OPSET = 20  # the first with Gelu as one operator
 TOLERANCE = 1e-4
 """Largest |difference| allowed between torch and ONNX Runtime, and between a logit and its evidence."""
 
@@ -95,9 +95,31 @@ def export_package(
     return filled
 
 
-def _graph(network: torch.nn.Module, images: NDArray[np.uint8]) -> bytes:
-    # two images: from a batch of one the exporter would conclude that there is always one
-    example = torch.from_numpy(np.resize(images, (2, *images.shape[1:])))
+def to_onnx(
+    network: torch.nn.Module,
+    example: torch.Tensor,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    shapes: Any,
+) -> bytes:
+    """Return a network as ONNX bytes: one file, the same network always the same bytes.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, with one tensor as its argument.
+    example
+        An argument; a dimension that is free must not be 1 in it, or the exporter takes it as fixed.
+    inputs, outputs
+        Names in the graph.
+    shapes
+        The free dimensions, as ``torch.export``'s ``dynamic_shapes``.
+
+    Raises
+    ------
+    PackageError
+        If the exporter gives no graph.
+    """
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -107,9 +129,9 @@ def _graph(network: torch.nn.Module, images: NDArray[np.uint8]) -> bytes:
             program = torch.onnx.export(
                 network,
                 (example,),
-                input_names=["images"],
-                output_names=list(OUTPUTS),
-                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=shapes,
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=False,
@@ -123,6 +145,13 @@ def _graph(network: torch.nn.Module, images: NDArray[np.uint8]) -> bytes:
         path = Path(scratch) / GRAPH
         program.save(str(path), external_data=False)
         return _stripped(onnx.load(str(path)))
+
+
+def _graph(network: torch.nn.Module, images: NDArray[np.uint8]) -> bytes:
+    # two images: from a batch of one the exporter would conclude that there is always one
+    example = torch.from_numpy(np.resize(images, (2, *images.shape[1:])))
+    free = ({0: torch.export.Dim("N", min=1)},)
+    return to_onnx(network, example, ("images",), OUTPUTS, free)
 
 
 def _stripped(model: onnx.ModelProto) -> bytes:
@@ -165,10 +194,7 @@ def _torch_answers(network: torch.nn.Module, images: NDArray[np.uint8]) -> _Answ
 
 
 def _onnx_answers(graph: bytes, images: NDArray[np.uint8]) -> _Answers:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = open_session(graph)
     # one by one, as a service asks: the batch dimension is proven to be free, too
     parts = [session.run(OUTPUTS, {"images": image[None]}) for image in images]
     return _Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))

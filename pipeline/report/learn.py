@@ -1,11 +1,8 @@
 """Trains the report writer on simulated reports, in MLflow, and writes the writer's folder."""
 
 import contextlib
-import logging
 import math
-import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +18,9 @@ from data_schemas.errors import ReportError
 from data_schemas.plan import Learning
 from data_schemas.progress import Progress, silent
 from data_schemas.report import Vocabulary, WriterCard, WriterPlan
+from pipeline.model.cores import available_cores
+from pipeline.model.export import to_onnx
+from pipeline.model.session import open_session
 from pipeline.report.language import (
     END,
     START,
@@ -36,10 +36,9 @@ from pipeline.report.simulate import SimulatedReport, draw_report, draw_score
 from pipeline.report.write import draft, open_writer
 from pipeline.tracking.runs import TrackedRun, tracked_run
 from pipeline.train.loop import fit
-from pipeline.train.world import World, usable_cores
+from pipeline.train.world import World
 
 EXPERIMENT = "report-writer"
-OPSET = 20  # the first with Gelu as one operator
 TOLERANCE = 1e-4
 IGNORED = -100  # torch's mark for positions without a target
 
@@ -262,51 +261,11 @@ def _write(
 
 def _graph(network: Decoder) -> bytes:
     """Return the network as ONNX, words int64 [b, t] -> logits float32 [b, t, v], both free."""
-    import onnx
-
     # two texts of seven words: from a 1 the exporter would conclude that there is always one
     example = torch.zeros((2, 7), dtype=torch.int64)
     time_dim = torch.export.Dim("t", min=1, max=network.size.positions)
     shapes = {"words_bt": {0: torch.export.Dim("b", min=1), 1: time_dim}}
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network,
-                (example,),
-                input_names=["words"],
-                output_names=["logits"],
-                dynamic_shapes=shapes,
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        quiet.setLevel(level)
-    if program is None:
-        raise ReportError("the exporter returned no graph")
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "writer.onnx"
-        program.save(str(path), external_data=False)
-        model = onnx.load(str(path))
-    _strip(model)
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _strip(model: object) -> None:
-    """Remove the exporter's notes: they name source files and lines of this machine."""
-    graph = model.graph  # type: ignore[attr-defined]
-    nodes = [model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer]
-    for node in [*nodes, *model.functions]:  # type: ignore[attr-defined]
-        node.ClearField("doc_string")
-        node.ClearField("metadata_props")
-    graph.ClearField("value_info")
-    graph.name = "hilum-writer"
+    return to_onnx(network, example, ("words",), ("logits",), shapes)
 
 
 def _compare(network: Decoder, graph: bytes) -> float:
@@ -317,9 +276,7 @@ def _compare(network: Decoder, graph: bytes) -> float:
     ReportError
         If it is over the tolerance, or the likeliest next words differ.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = open_session(graph)
     rng = np.random.default_rng(0)
     worst = 0.0
     for texts, words in ((1, 1), (1, 9), (3, 2), (2, network.size.positions)):
@@ -351,7 +308,7 @@ def _repeatable(plan: WriterPlan) -> Iterator[None]:
     state = torch.random.get_rng_state()
     threads = torch.get_num_threads()
     torch.manual_seed(plan.seed)
-    torch.set_num_threads(plan.threads or usable_cores())
+    torch.set_num_threads(plan.threads or available_cores())
     try:
         yield
     finally:

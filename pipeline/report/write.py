@@ -79,7 +79,7 @@ def open_writer(folder: Path) -> Writer:
     ReportError
         If a file is missing or is not the one that ``writer.json`` names.
     """
-    import onnxruntime
+    from pipeline.model.session import open_session
 
     card = WriterCard.read_json(folder / "writer.json")
     graph = folder / "writer.onnx"
@@ -98,10 +98,7 @@ def open_writer(folder: Path) -> Writer:
             mend="train the writer again: hilum train-report --out WRITER",
         )
     check_language(vocabulary)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # one order of additions: the same draft on every machine
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = open_session(graph)  # one thread: the same draft on every machine
     return Writer(card, vocabulary, card.tokens, card.digest(), session)
 
 

@@ -1,6 +1,5 @@
 """The only module that knows about processes and devices. With one process it does nothing."""
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from data_schemas.errors import TrainingError
+from pipeline.model.cores import available_cores
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def open_world(device: str, threads: int, seed: int, *, rank: int = 0, size: int
     TrainingError
         If the device doesn't exist here.
     """
-    torch.set_num_threads(threads or usable_cores())
+    torch.set_num_threads(threads or available_cores())
     torch.manual_seed(seed)
     chosen = _device(device, rank)
     if chosen.type == "cuda":
@@ -89,13 +89,6 @@ def close_world(world: World) -> None:
     """Leave the other processes."""
     if world.size > 1:
         torch.distributed.destroy_process_group()
-
-
-def usable_cores() -> int:
-    """Return the cores that this process may use, by its affinity."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _device(name: str, rank: int) -> torch.device:

@@ -96,7 +96,8 @@ class Engine:
     def _load(self) -> None:
         began = time.perf_counter()
         try:
-            from pipeline.model.runtime import Runtime, available_cores, largest_difference
+            from pipeline.model.cores import available_cores
+            from pipeline.model.runtime import Runtime, largest_difference
 
             self._warm_decoders()
             runtime = Runtime(self.package, threads=1)

@@ -59,7 +59,7 @@ def test_graph_is_one_file_of_the_agreed_form(binary_package):
     assert {path.name for path in binary_package.folder.iterdir()} == {*FILES, SUMS}
     model = onnx.load_from_string(binary_package.read("model.onnx"))
     onnx.checker.check_model(model, full_check=True)
-    assert {entry.version for entry in model.opset_import} == {18}
+    assert {entry.version for entry in model.opset_import} == {20}
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data_schemas.errors import UsageError
-from pipeline.model.runtime import Runtime, available_cores
+from pipeline.model.cores import available_cores
+from pipeline.model.runtime import Runtime
 from tests.model import tiny_network as tiny
 
 

@@ -48,7 +48,9 @@ def _score(draw, names=FINDINGS):
     grades = {}
     if draw(st.booleans()):
         raw = draw(st.lists(st.floats(0.001, 1), min_size=5, max_size=5))
-        grades = {"dr_grade": {name: value / sum(raw) for name, value in zip("01234", raw)}}
+        grades = {
+            "dr_grade": {name: value / sum(raw) for name, value in zip("01234", raw, strict=True)}
+        }
     return Score(
         image=ScoredImage(
             source_sha256="1" * 64,
@@ -119,7 +121,11 @@ def _demo_like(rng) -> Score:
             prepared_sha256=rng.bytes(32).hex(),
         ),
         model=ModelIdentity(
-            name="fundus", version="1", package_sha256="6" * 64, contract_sha256="7" * 64, runtime="r"
+            name="fundus",
+            version="1",
+            package_sha256="6" * 64,
+            contract_sha256="7" * 64,
+            runtime="r",
         ),
         verdict=verdicts[findings[0].state],
         primary="referable",
@@ -135,13 +141,13 @@ def _demo_like(rng) -> Score:
 class SecondReader:
     """Reads a draft by the words that stand in a sentence, without patterns or clauses."""
 
-    STEMS = {
-        "microaneurysms": ("microaneurysm",),
-        "haemorrhages": ("haemorrhage",),
-        "exudates": ("exudate",),
-        "new_vessels": ("vessel",),
-        "maculopathy": ("maculopathy",),
-    }
+    STEMS = (
+        ("microaneurysms", "microaneurysm"),
+        ("haemorrhages", "haemorrhage"),
+        ("exudates", "exudate"),
+        ("new_vessels", "vessel"),
+        ("maculopathy", "maculopathy"),
+    )
 
     def __init__(self, text: str) -> None:
         self.findings: dict[str, list[str]] = {}
@@ -154,7 +160,7 @@ class SecondReader:
     def _take(self, sentence: str) -> None:
         words = re.findall(r"[a-z]+", sentence)
         self.eyes += [word for word in words if word in ("left", "right")]
-        names = [n for n, stems in self.STEMS.items() if any(s in sentence for s in stems)]
+        names = [name for name, stem in self.STEMS if stem in sentence]
         if "retinopathy" in words and "referable" in words:
             names.append("referable")
         if "reportable" in words:

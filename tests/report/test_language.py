@@ -44,7 +44,7 @@ def test_no_sentence_begins_another(vocabulary):
 def test_every_sentence_reads_back_to_its_state(vocabulary):
     for statement, choice in everything(vocabulary):
         reading = read(choice.text)
-        assert not (reading.unknown or reading.unread or reading.priors or reading.numbers)
+        assert not any([reading.unknown, reading.unread, reading.priors, reading.numbers])
         if statement.subject == "eye":
             assert reading.eyes == (statement.state,)
         elif statement.subject == "quality":

@@ -23,7 +23,10 @@ def test_the_folder_holds_a_writer_that_agrees_with_its_weights(writer_folder):
     writer = open_writer(writer_folder)
     card = writer.card
     assert {file.name for file in writer_folder.iterdir()} == {
-        "writer.onnx", "writer.safetensors", "writer.json", "vocabulary.yaml",
+        "writer.onnx",
+        "writer.safetensors",
+        "writer.json",
+        "vocabulary.yaml",
     }
     plan = card.plan
     size = Size(len(card.tokens), card.positions, plan.layers, plan.heads, plan.width)
@@ -41,8 +44,8 @@ def test_the_folder_holds_a_writer_that_agrees_with_its_weights(writer_folder):
 
 def test_the_graph_tells_nothing_about_the_machine_it_was_made_on(writer_folder):
     data = (writer_folder / "writer.onnx").read_bytes()
-    assert b"/" not in data.replace(b"/", b"", 0) or b".py" not in data
-    assert b"network.py" not in data
+    assert b".py" not in data
+    assert b"site-packages" not in data
 
 
 def test_the_run_is_finished_and_holds_the_writer(writer_folder):
@@ -104,9 +107,7 @@ def test_a_vocabulary_that_the_reader_can_not_read_is_refused(vocabulary, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_trained_writer_keeps_one_style_and_random_weights_do_not(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_trained_writer_keeps_one_style_and_random_weights_do_not(tmp_path, monkeypatch, capsys):
     """The command as a person runs it, with the plan's defaults."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     assert main(["train-report", "--out", str(tmp_path / "w"), "--json"]) == 0

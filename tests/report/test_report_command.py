@@ -72,7 +72,7 @@ def test_another_vocabulary_than_the_writers_is_refused(
 ):
     other = tmp_path / "words.yaml"
     text = (writer_folder / "vocabulary.yaml").read_text()
-    other.write_text(text.replace("too dark.", "much too dark."))
+    other.write_text(text.replace("Right eye.", "The right eye."))
     words = ["report", str(score_file), "--writer", str(writer_folder), "--vocabulary", str(other)]
     assert main(words) == 2
     assert "trained on another vocabulary" in capsys.readouterr().err

@@ -47,8 +47,9 @@ def assert_same_as_score(score, text, second_reader):
     assert said.overall == [(score.primary, VERDICT[score.verdict])], text
     sides = {"L": ["left"], "R": ["right"]}
     assert said.eyes == sides.get(score.image.laterality, []), text
-    assert len(said.grades) == ("dr_grade" in score.probabilities and len(
-        score.probabilities["dr_grade"]) == 5), text
+    assert len(said.grades) == (
+        "dr_grade" in score.probabilities and len(score.probabilities["dr_grade"]) == 5
+    ), text
     if said.grades and said.grades != ["uncertain"]:
         values = list(score.probabilities["dr_grade"].values())
         assert said.grades == [str(int(np.argmax(values)))]
@@ -83,9 +84,7 @@ def test_fixed_sentences_read_back_as_well(vocabulary, demo_like_scores, second_
         assert_same_as_score(score, written.text, second_reader)
 
 
-def test_the_same_score_and_writer_give_the_same_bytes(
-    vocabulary, demo_like_scores, writer_folder
-):
+def test_the_same_score_and_writer_give_the_same_bytes(vocabulary, demo_like_scores, writer_folder):
     once = [draft(s, vocabulary, open_writer(writer_folder)) for s in demo_like_scores[:5]]
     again = [draft(s, vocabulary, open_writer(writer_folder)) for s in demo_like_scores[:5]]
     assert [d.digest() for d in once] == [d.digest() for d in again]
@@ -108,7 +107,10 @@ def test_every_sentence_names_its_evidence_limits_and_model(vocabulary, demo_lik
         for e in told:
             f = found[e.subject]
             assert (e.probability, e.low, e.high, e.state) == (
-                f.probability, f.low, f.high, f.state,
+                f.probability,
+                f.low,
+                f.high,
+                f.state,
             )
         assert {s.package_sha256 for s in written.sentences} == {score.model.package_sha256}
 
@@ -142,7 +144,10 @@ def test_wording_changes_at_the_two_limits_and_nowhere_else(vocabulary, demo_lik
     ("reasons", "expected"),
     [
         (("not sharp: 1.20 < 3.00",), "The photograph is blurred."),
-        (("too dark: 12 < 30", "field not visible: 0.31 < 0.70"), "The photograph is too dark. Too little of the field of view is visible."),
+        (
+            ("too dark: 12 < 30", "field not visible: 0.31 < 0.70"),
+            "The photograph is too dark. Too little of the field of view is visible.",
+        ),
         (("something else: 4",), "The software gives no further reason."),
         ((), "The software gives no further reason."),
     ],
@@ -225,7 +230,8 @@ def test_a_sentence_that_reads_back_as_something_else_is_not_delivered(
     fallbacks = 0
     for score in demo_like_scores[:60]:
         written = draft(score, spoiled, AnyWeights(spoiled, 5))
-        assert "noted" not in written.text and "unchanged" not in written.text
+        assert "noted" not in written.text
+        assert "unchanged" not in written.text
         if written.source == "fixed":
             assert "doesn't read back" in written.fallback_reason
             fallbacks += 1
@@ -241,15 +247,16 @@ def test_no_draft_comes_out_if_even_the_fixed_sentences_lie(vocabulary, demo_lik
         update={"findings": {**vocabulary.findings, "haemorrhages": haemorrhages}}
     )
     score = next(
-        s for s in demo_like_scores for f in s.findings if (f.name, f.state) == ("haemorrhages", "present")
+        s
+        for s in demo_like_scores
+        for f in s.findings
+        if (f.name, f.state) == ("haemorrhages", "present")
     )
     with pytest.raises(ReportError, match="haemorrhages is present in the score, absent in the"):
         draft(score, spoiled)
 
 
-def test_a_score_that_contradicts_itself_is_refused_with_every_fault(
-    vocabulary, demo_like_scores
-):
+def test_a_score_that_contradicts_itself_is_refused_with_every_fault(vocabulary, demo_like_scores):
     score = next(s for s in demo_like_scores if s.verdict == "positive")
     wrong = score.findings[1].model_copy(update={"probability": 0.01, "state": "present"})
     twice = (score.findings[0], wrong, *score.findings[2:], score.findings[2])
@@ -304,7 +311,13 @@ def test_a_grade_that_the_model_does_not_count_as_positive_is_not_stated_beside_
     grades = (0.02, 0.53, 0.25, 0.1, 0.1)
     score = demo_like_scores[0]
     finding = score.findings[0].model_copy(
-        update={"name": "dr_grade", "probability": 0.45, "low": 0.3, "high": 0.3, "state": "present"}
+        update={
+            "name": "dr_grade",
+            "probability": 0.45,
+            "low": 0.3,
+            "high": 0.3,
+            "state": "present",
+        }
     )
     score = score.model_copy(
         update={
@@ -352,7 +365,11 @@ def test_a_changed_writer_is_not_opened(writer_folder, tmp_path):
         for file in writer_folder.iterdir():
             data = file.read_bytes()
             if file.name == name:
-                data = data.replace(b"Right eye.", b"Right ear.") if name.endswith("yaml") else data[:-1] + b"x"
+                data = (
+                    data.replace(b"Right eye.", b"Right ear.")
+                    if name.endswith("yaml")
+                    else data[:-1] + b"x"
+                )
             (copy / file.name).write_bytes(data)
         with pytest.raises(ReportError, match="is not the"):
             open_writer(copy)

@@ -228,7 +228,8 @@ def check_parity(client, folder, uri, package_sha256):
     scores = {}
     for row, image, logits in zip(manifest, pixels, expected, strict=True):
         file = files[row["source_sha256"]]
-        answer = client.post("/v1/scores?evidence=true", content=file.read_bytes())
+        query = "?evidence=true" if file.name == "000.dcm" else ""
+        answer = client.post(f"/v1/scores{query}", content=file.read_bytes())
         assert answer.status_code == 200, answer.text
         score = Score.from_tree(answer.json(), where=file.name)
         assert score.image.prepared_sha256 == row["pixel_sha256"] == sha256(image.tobytes())

@@ -61,7 +61,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
         )
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
-
     from pipeline.tracking.store import check_uri
     from pipeline.train.run import Place, assist, train
     from pipeline.train.world import close_world, open_world
