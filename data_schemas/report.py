@@ -11,8 +11,9 @@ from data_schemas.terms import FindingState, Laterality, Verdict
 Phrases = dict[str, tuple[str, ...]]
 """Style -> the sentences of that style that say the same thing."""
 
-OverallState = Literal["present", "uncertain", "absent", "absent_but_others"]
-"""What the impression says of the primary finding; the last: absent, while others are not."""
+OverallState = Literal["present", "present_refer", "uncertain", "absent", "absent_but_others"]
+"""What the impression says of the primary finding. ``present_refer``: present, and a reason to refer;
+``absent_but_others``: absent, while other findings are not."""
 
 BANNER = "DRAFT - written by software, not read or signed by a clinician. Not for clinical use."
 """The first line of every export of a draft."""
@@ -34,6 +35,7 @@ class FindingWords(Part):
     always: bool = Field(
         default=False, description="a score without it gives `was not assessed`, not silence"
     )
+    refers: bool = Field(default=False, description="its presence is a reason to refer by itself")
     codes: Codes = Codes()
     phrases: dict[FindingState, Phrases]
 

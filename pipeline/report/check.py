@@ -141,9 +141,9 @@ def _overall(reading: Reading, score: Score) -> list[Problem]:
         problems.append(
             Problem("overall", "other findings: pointed to without need, or not at all")
         )
-    allowed = {"present": {"refer", "review"}, "uncertain": {"review"}, "absent": set()}[expected]
-    if needs_others:
-        allowed = {"review"}
+    allowed = set() if expected == "absent" and not others else {"review"}
+    if expected == "present" and score.primary == "referable":
+        allowed = {"refer"}
     problems += [Problem("advice", f"`{kind}` doesn't follow") for kind in reading.advice - allowed]
     if allowed and not reading.advice:
         problems.append(Problem("advice", "is missing"))

@@ -50,7 +50,7 @@ def statements(score: Score, vocabulary: Vocabulary) -> tuple[Statement, ...]:
     said.append(Statement("quality", "sufficient" if score.quality.features else "not_assessed"))
     said += told
     said += _grade(score, vocabulary)
-    said.append(_overall(primary, told))
+    said.append(_overall(primary, told, vocabulary))
     return tuple(said)
 
 
@@ -146,11 +146,14 @@ def lowest_positive(probabilities: list[float], positive: float) -> int:
     return next((g for g in grades if abs(sums[g] - positive) < 1e-6), len(probabilities))
 
 
-def _overall(primary: Statement, told: list[Statement]) -> Statement:
+def _overall(primary: Statement, told: list[Statement], vocabulary: Vocabulary) -> Statement:
     state: OverallState
     if primary.state == "absent":
         others = any(s.state in ("present", "uncertain") for s in told)
         state = "absent_but_others" if others else "absent"
+    elif primary.state == "present":
+        # a microaneurysm, say, is no reason to refer by itself (Wilkinson 2003: mild)
+        state = "present_refer" if vocabulary.findings[primary.subject].refers else "present"
     else:
-        state = "present" if primary.state == "present" else "uncertain"
+        state = "uncertain"
     return Statement("overall", state, primary.probability, primary.low, primary.high)

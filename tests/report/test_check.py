@@ -139,6 +139,20 @@ def test_a_negative_impression_that_hides_other_findings_is_caught(drafts, vocab
     assert tried > 5
 
 
+def test_referral_is_advised_for_referable_retinopathy_only(vocabulary, demo_like_scores):
+    score = next(s for s in demo_like_scores if s.verdict == "positive")
+    text = draft(score, vocabulary).text
+    assert "referral to an eye clinic is advised" in text
+    mild = next(s for s in demo_like_scores if s.findings[1].state == "present")
+    mild = mild.model_copy(
+        update={"primary": "microaneurysms", "verdict": "positive", "findings": mild.findings[1:2]}
+    )
+    reviewed = draft(mild, vocabulary).text
+    assert "review by a clinician is advised" in reviewed
+    referred = reviewed.replace("review by a clinician", "referral to a clinic")
+    assert "advice" in {p.kind for p in check(referred, mild)}
+
+
 def test_a_finding_in_an_ungradable_draft_is_caught(vocabulary, demo_like_scores):
     score = demo_like_scores[0]
     quality = score.quality.model_copy(update={"sufficient": False, "reasons": ("too dark: 1",)})
