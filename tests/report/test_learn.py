@@ -114,4 +114,4 @@ def test_a_trained_writer_keeps_one_style_and_random_weights_do_not(tmp_path, mo
     figures = json.loads(capsys.readouterr().out)["figures"]
     assert figures["trained/one_style"] >= 0.8 > 0.3 >= figures["untrained/one_style"]
     assert figures["trained/next_sentence"] >= 0.6 > figures["untrained/next_sentence"] + 0.2
-    assert figures["trained/gathers"] >= 0.75
+    assert figures["trained/gathers"] >= 0.7 > figures["untrained/gathers"]
