@@ -23,10 +23,10 @@ RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/hilum
 WORKDIR /src
 COPY constraints.txt ./
 
-# ---- this project as a wheel
+# ---- this project alone, laid over the packages at the end
 FROM tools AS project
 COPY . .
-RUN /opt/tools/bin/pip wheel -q --no-deps --wheel-dir /dist .
+RUN /opt/tools/bin/pip --python /opt/hilum/bin/python install -q --no-deps .
 
 # ---- dependencies: layers that stay the same from one version of the project to the next
 FROM tools AS packages-serve
@@ -67,10 +67,8 @@ LABEL org.opencontainers.image.title="hilum" \
 FROM runtime AS train
 LABEL org.opencontainers.image.description="hilum: training, evaluation and registration of medical-image classifiers"
 COPY --from=packages-train /opt/hilum /opt/hilum
-RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
-  --mount=type=bind,from=project,source=/dist,target=/dist \
-  /opt/tools/bin/pip --python /opt/hilum/bin/python install -q --no-cache-dir --no-deps /dist/*.whl \
-  && install -d -o 10001 -g 10001 /work
+COPY --from=project /opt/hilum /opt/hilum
+RUN install -d -o 10001 -g 10001 /work
 # what ends up in the home folder (the key of the pseudonyms) stays with the work
 ENV HOME=/work MPLCONFIGDIR=/tmp/matplotlib
 USER 10001:10001
@@ -86,11 +84,9 @@ LABEL org.opencontainers.image.version="${VERSION}" \
 FROM runtime AS serve
 LABEL org.opencontainers.image.description="hilum: scores medical images over HTTP with a model package"
 COPY --from=packages-serve /opt/hilum /opt/hilum
-# the import at the end: were something missing that serving needs, the build would say so
-RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
-  --mount=type=bind,from=project,source=/dist,target=/dist \
-  /opt/tools/bin/pip --python /opt/hilum/bin/python install -q --no-cache-dir --no-deps /dist/*.whl \
-  && python -c 'import pyarrow.parquet, pipeline.model.scoring, services.inference.app'
+COPY --from=project /opt/hilum /opt/hilum
+# were something missing that serving needs, the build would say so
+RUN python -c 'import pyarrow.parquet, pipeline.model.scoring, services.inference.app'
 # HILUM_MODEL: a package folder, or models:/NAME@ALIAS with MLFLOW_TRACKING_URI; each flag of
 # `hilum serve` is a HILUM_ variable, and words after the image's name are flags too
 ENV HILUM_MODEL=/model HILUM_HOST=0.0.0.0 HILUM_PORT=8080 OMP_NUM_THREADS=1

@@ -1,6 +1,7 @@
 """The served image, built and run as a platform team would: without rights, nothing writable, little memory."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 IMAGE = "localhost/hilum-serve:test"
 BASES = ("localhost/hilum-base:bookworm", "docker.io/library/python:3.11-slim")
+PACKAGES = ("configs", "data_schemas", "pipeline", "services")
 LARGEST_MB = 900
 READY_S = 120
 LOCKED_DOWN = (
@@ -188,6 +190,25 @@ def test_the_processes_have_no_rights_and_can_write_nothing(served):
         refused = served.run("touch", f"{place}/written")
         assert refused.returncode != 0
         assert "Read-only file system" in refused.stderr
+
+
+def test_the_image_holds_the_code_of_this_tree(served):
+    """A layer kept from an earlier build would serve yesterday's code."""
+    program = (
+        "import hashlib, json, pathlib, services;"
+        "root = pathlib.Path(services.__file__).parents[1];"
+        f"found = [p for name in {PACKAGES} for p in (root / name).rglob('*') if p.suffix != '.pyc'];"
+        "print(json.dumps({str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()"
+        " for p in found if p.is_file()}))"
+    )
+    there = json.loads(served.run("python", "-c", program).stdout)
+    files = [path for name in PACKAGES for path in (ROOT / name).rglob("*")]
+    here = {
+        str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert there == here
 
 
 def test_training_and_installers_are_not_in_the_image(served):
