@@ -44,6 +44,9 @@ def parse(data: bytes, limits: Limits) -> Parsed:
             header = read_dataset(BytesIO(body), is_implicit_VR=False, is_little_endian=True)
             return Parsed(header, syntax, little_endian=True)
         file = dcmread(BytesIO(data), force=True)
+        if not len(file):
+            # cut off inside encapsulated pixels, pydicom gives nothing; the header says what it was
+            file = dcmread(BytesIO(data), force=True, stop_before_pixels=True)
         meta = getattr(file, "file_meta", None)
         syntax = str(meta.get("TransferSyntaxUID", "") or "") if meta is not None else ""
         implicit_little = file.original_encoding

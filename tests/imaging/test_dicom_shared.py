@@ -359,3 +359,13 @@ def test_frames(at, shared_dicom, anything):
     assert first.warnings[0] == f"frame 1 of {frames}"
     assert mid.warnings[0] == f"frame {frames // 2 + 1} of {frames}"
     assert first.pixels.shape == mid.pixels.shape
+
+
+@pytest.mark.needs_shared
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_encapsulated_pixels_cut_off_are_truncated(share, shared_dicom, anything):
+    """The parser drops the whole header of such a file; it is still an image that ends too soon."""
+    data = (shared_dicom / "be16d3f5094b.dcm").read_bytes()
+    with pytest.raises(ImageError) as refused:
+        read(data[: int(len(data) * share)], anything)
+    assert refused.value.code == "TRUNCATED"
