@@ -124,7 +124,8 @@ def fetch_package(model_uri: str, tracking_uri: str, folder: Path) -> FetchedPac
     if urlsplit(tracking_uri).scheme in SERVER_SCHEMES:
         return _fetch_by_rest(wanted, tracking_uri, folder)
     # a bare -m: the child must find the packages where this process found them
-    words = [sys.executable, "-m", "pipeline.tracking.fetch", model_uri, tracking_uri, str(folder)]
+    place = str(folder.absolute())  # the child runs in another folder
+    words = [sys.executable, "-m", "pipeline.tracking.fetch", model_uri, tracking_uri, place]
     root = Path(__file__).resolve().parents[2]
     child = subprocess.run(words, capture_output=True, text=True, cwd=root, check=False)  # noqa: S603 - our own module
     if child.returncode != 0:

@@ -92,6 +92,16 @@ def test_fetching_loads_no_mlflow(mlflow_uri, tmp_path):
     assert Path(done.stdout.strip()) == tmp_path / "g" / "eyes-1"
 
 
+def test_a_relative_folder_is_the_callers(mlflow_uri, tmp_path, monkeypatch):
+    registry.register(
+        mlflow_uri, run_of(mlflow_uri), package(tmp_path / "p", a="1"), "eyes", "best"
+    )
+    monkeypatch.chdir(tmp_path)
+    got = registry.fetch_package("models:/eyes@best", mlflow_uri, Path("here"))
+    assert got.folder == tmp_path / "here" / "eyes-1"
+    assert (got.folder / "SHA256SUMS").is_file()
+
+
 def test_an_unknown_model_is_said_by_the_child_as_by_us(mlflow_uri, tmp_path):
     with pytest.raises(TrackingError, match="no `models:/nothing@champion`") as refused:
         registry.fetch_package("models:/nothing@champion", mlflow_uri, tmp_path / "got")
