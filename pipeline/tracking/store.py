@@ -27,6 +27,7 @@ _SWITCHES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _opened: set[str] = set()
 
@@ -101,7 +102,7 @@ def artifact_root(uri: str, experiment: str) -> str | None:
 
 
 def import_quietly() -> None:
-    """Set MLflow's switches (telemetry off, warnings only) before its first import."""
+    """Set MLflow's switches (telemetry off, warnings only, no bars of its own) before its first import."""
     for name, value in _SWITCHES.items():
         os.environ.setdefault(name, value)  # noqa: TID251 - MLflow has no other switch for these
     for name in ("alembic", "mlflow.store.db.utils"):

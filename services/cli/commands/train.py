@@ -80,7 +80,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         trained = train(dataset, plan, place, world, console.progress, console.say)
     finally:
         close_world(world)
-    console.result(_text(trained, uri), _tree(trained, uri, place.experiment))
+    console.result(_text(trained, uri, options.dataset), _tree(trained, uri, place.experiment))
     return 0
 
 
@@ -92,7 +92,7 @@ def _place_in_world() -> tuple[int, int]:
         raise UsageError("RANK and WORLD_SIZE must be numbers", where="environment") from error
 
 
-def _text(trained: "Trained", uri: str) -> str:
+def _text(trained: "Trained", uri: str, dataset: Path) -> str:
     auc = "undefined" if math.isnan(trained.tune_auc) else f"{trained.tune_auc:.4f}"
     points = "\n".join(
         f"  {point.label}: positive at {point.high:.3f} or more ({point.rule})"
@@ -104,7 +104,7 @@ tune AUC {auc} (epoch {trained.best_epoch}), {trained.seconds:.0f} s
 {points}
 
 MLflow page:  {page}
-next:         hilum evaluate {trained.run_id}
+next:         hilum evaluate {trained.run_id} --dataset {dataset}
               hilum register {trained.run_id} --name NAME --alias champion"""
 
 
