@@ -107,23 +107,6 @@ def score_histogram(truth: Ints, values: Floats, point: OperatingPoint) -> Figur
     return figure
 
 
-def confusion(output: Output, truth: Ints, answers: Ints, split: str) -> Figure:
-    """Draw counts: rows are the truth, columns the most probable class."""
-    counts = statistics.confusion(truth, answers, len(output.classes))
-    figure, axes = _figure(1, width=5.4)
-    axis = axes[0]
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > 0.55 else "black"
-        axis.text(column, row, str(count), ha="center", va="center", color=colour)
-    ticks = range(len(output.classes))
-    axis.set_xticks(ticks, output.classes, rotation=30, ha="right", fontsize=8)
-    axis.set_yticks(ticks, output.classes, fontsize=8)
-    axis.set(title=f"{output.label}, {split} split", xlabel="answer", ylabel="truth")
-    return figure
-
-
 def class_counts(outputs: Sequence[Output], targets: Ints, rows: dict[str, Ints]) -> Figure:
     """Draw images of each class in each split; ``rows`` maps split -> manifest rows."""
     figure, axes = _figure(len(outputs), width=5.6)

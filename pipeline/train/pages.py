@@ -40,9 +40,6 @@ def log_pages(
     run.log_figure(figures.roc(curves, "tune"), "figures/roc_tune.png")
     place = task.head.primary_index
     before, after = task.head.outputs[place], calibrated.outputs[place]
-    answers = judge.shares(after, tune_logits).argmax(axis=1)
-    confusion = figures.confusion(after, tune_truths[:, place], answers, "tune")
-    run.log_figure(confusion, "figures/confusion_tune.png")
     truth = judge.is_positive(after, task.targets[task.rows[calibrated.split], place])
     probability = judge.positive(after, calibrated.logits)
     uncalibrated = judge.positive(before, calibrated.logits)
