@@ -13,7 +13,7 @@ from pipeline.evaluate import bootstrap, statistics
 TOLERANCE = 5e-7
 
 
-def _close(pair, low, high, tolerance=TOLERANCE):
+def _check_close(pair, low, high, tolerance=TOLERANCE):
     assert pair == (pytest.approx(low, abs=tolerance), pytest.approx(high, abs=tolerance))
 
 
@@ -32,7 +32,7 @@ def _close(pair, low, high, tolerance=TOLERANCE):
     ],
 )
 def test_wilson(count, total, low, high):
-    _close(statistics.wilson(count, total), low, high)
+    _check_close(statistics.wilson(count, total), low, high)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_wilson(count, total, low, high):
     ],
 )
 def test_clopper_pearson(count, total, low, high):
-    _close(statistics.clopper_pearson(count, total), low, high)
+    _check_close(statistics.clopper_pearson(count, total), low, high)
 
 
 def test_four_digit_published_intervals():
-    _close(statistics.wilson(13, 16), 0.5699, 0.9341, 5e-5)
-    _close(statistics.clopper_pearson(13, 16), 0.5435, 0.9595, 5e-5)
+    _check_close(statistics.wilson(13, 16), 0.5699, 0.9341, 5e-5)
+    _check_close(statistics.clopper_pearson(13, 16), 0.5435, 0.9595, 5e-5)
 
 
 def test_one_sided_bound_needs_these_many_diseased():
@@ -126,11 +126,11 @@ def test_delong_on_asah():
     of_wfns = statistics.delong(labels, wfns.astype(float))
     assert of_wfns.value == pytest.approx(0.823679, abs=TOLERANCE)
     assert of_wfns.standard_error == pytest.approx(0.038339, abs=TOLERANCE)
-    _close((of_wfns.low, of_wfns.high), 0.735764, 0.886842)
+    _check_close((of_wfns.low, of_wfns.high), 0.735764, 0.886842)
     of_s100b = statistics.delong(labels, s100b)
     assert of_s100b.value == pytest.approx(0.731369, abs=TOLERANCE)
     assert of_s100b.standard_error == pytest.approx(0.051659, abs=TOLERANCE)
-    _close((of_s100b.low, of_s100b.high), 0.619217, 0.820086)
+    _check_close((of_s100b.low, of_s100b.high), 0.619217, 0.820086)
 
 
 def test_separated_classes_are_flagged():

@@ -29,7 +29,7 @@ QUIET = settings(
 STARTS = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", bytes(128) + b"DICM", b"\x08\x00\x05\x00CS"]  # fmt: skip
 
 
-def ends_as_an_answer(data: bytes) -> None:
+def check_ends_as_an_answer(data: bytes) -> None:
     answer = "image"
     try:
         instance = read(data, CONTRACT)
@@ -97,14 +97,14 @@ def test_the_seeds_themselves_are_images(name):
 @QUIET
 @given(st.sampled_from(STARTS), st.binary(max_size=600))
 def test_random_bytes(start, tail):
-    ends_as_an_answer(start + tail)
+    check_ends_as_an_answer(start + tail)
 
 
 @QUIET
 @given(st.sampled_from(sorted(SEEDS)), st.floats(0, 1))
 def test_cut_anywhere(name, share):
     seed = SEEDS[name]
-    ends_as_an_answer(seed[: int(share * len(seed))])
+    check_ends_as_an_answer(seed[: int(share * len(seed))])
 
 
 @QUIET
@@ -116,7 +116,7 @@ def test_bytes_changed_anywhere(name, changes):
     data = bytearray(SEEDS[name])
     for share, value in changes:
         data[int(share * len(data))] = value
-    ends_as_an_answer(bytes(data))
+    check_ends_as_an_answer(bytes(data))
 
 
 @QUIET
@@ -124,4 +124,4 @@ def test_bytes_changed_anywhere(name, changes):
 def test_bytes_put_in_anywhere(name, share, extra):
     seed = SEEDS[name]
     at = int(share * len(seed))
-    ends_as_an_answer(seed[:at] + extra + seed[at:])
+    check_ends_as_an_answer(seed[:at] + extra + seed[at:])
