@@ -1,5 +1,6 @@
 """Label tables: what becomes a label, and every fault with its line."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -118,9 +119,7 @@ def test_rows_naming_no_file_are_told_by_line_not_by_name(mixed, take_in):
 def test_any_bytes_are_a_table_or_an_error_of_ours(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(data)
-    try:
+    found = None
+    with suppress(HilumError):  # anything else fails the test
         found = read_labels(read_table(path))
-    except HilumError as error:
-        assert str(error)
-    else:
-        assert found is not None
+    assert found is None or all(row.where for row in found.rows)
