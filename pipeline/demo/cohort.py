@@ -29,7 +29,7 @@ from pipeline.demo.draw import Drawing, Fault, draw_eye, draw_person
 from pipeline.demo.lesions import KINDS
 from pipeline.demo.photograph import Phantom, as_dicom, as_jpeg, as_png
 
-GRADE_SHARES = (0.38, 0.16, 0.22, 0.12, 0.12)
+GRADE_SHARES = (0.38, 0.16, 0.2, 0.11, 0.15)
 """Share of patients whose first eye has grade 0 to 4; nearly half are referable."""
 FINDINGS = ("microaneurysms", "haemorrhages", "exudates", "new_vessels")
 LABEL_COLUMNS = ("image", "patient", "laterality", "dr_grade", "referable", *FINDINGS)

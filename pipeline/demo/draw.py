@@ -36,7 +36,7 @@ TISSUES: NDArray[np.float32] = np.array(
 VEIN = (0.42, 1.22, 0.85)
 ARTERY = (0.16, 0.92, 0.75)
 BLOOD = (0.56, 1.75, 1.25)
-NET = (0.10, 0.95, 0.70)
+NET = (0.12, 1.1, 0.8)
 """Absorption of red, green and blue at full optical depth."""
 
 

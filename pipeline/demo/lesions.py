@@ -176,12 +176,12 @@ def _proliferative(rng: np.random.Generator, lesions: Lesions, tree: Tree) -> No
         angle = rng.uniform(0, 2 * np.pi)
         shift = 0.55 * eye.disc_radius
         place = (eye.disc[0] + shift * np.cos(angle), eye.disc[1] + shift * np.sin(angle))
-        lesions.nets += (net := _net(rng, place, 1.35 * eye.disc_radius, 34))
+        lesions.nets += (net := _net(rng, place, 1.45 * eye.disc_radius, 42))
         lesions.trace("new_vessels", net)
     if sign in ("elsewhere", "both"):
         for _ in range(int(rng.integers(1, 3))):
             place = _beside_a_vein(rng, eye, tree)
-            lesions.nets += (net := _net(rng, place, rng.uniform(26, 42), 24))
+            lesions.nets += (net := _net(rng, place, rng.uniform(30, 48), 32))
             lesions.trace("new_vessels", net)
     if rng.uniform() < 0.45:
         _preretinal(rng, lesions)
@@ -296,7 +296,7 @@ def _net(
         )
         steps = 1.5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
         start = np.array(place) + rng.normal(0, 0.16 * reach, 2)
-        radii = np.linspace(rng.uniform(0.85, 1.25), 0.5, length)
+        radii = np.linspace(rng.uniform(1.0, 1.7), 0.6, length)
         net.append(Vessel(start + np.cumsum(steps, axis=0), radii, artery=True))
     return net
 
