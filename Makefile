@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/uv pip install -q $(UV_TORCH) --python $(BIN)/python -c constraints.txt -e '.[train,weights,report,dev]'
 	touch $@
 
-demo: setup  ## the whole road on a drawn cohort: about 4 minutes after installation
+demo: setup  ## the whole road on a drawn cohort: about two minutes after installation
 	$(BIN)/hilum demo --out hilum-demo
 
 test: check  ## everything CI runs: contracts, types, style, and the test suite
