@@ -12,7 +12,12 @@ UNMEASURED = "registered without an evaluation of the test split"
 
 
 def final_package(
-    run_id: str, tracking_uri: str, scratch: Path, *, without_evaluation: bool = False
+    run_id: str,
+    tracking_uri: str,
+    scratch: Path,
+    *,
+    name: str = "",
+    without_evaluation: bool = False,
 ) -> Package:
     """Fetch a run's package and its evaluation; return the package whose card holds both.
 
@@ -22,6 +27,8 @@ def final_package(
         Where the run is.
     scratch
         An empty folder for the two packages.
+    name
+        The model's name in the registry, which its scores carry; empty: the data set's.
     without_evaluation
         Go on without one, and say so in the card's notes.
 
@@ -40,14 +47,14 @@ def final_package(
                 f"run {run_id} was not evaluated",
                 mend=f"hilum evaluate {run_id}   (or --without-evaluation, which the card will say)",
             )
-        return with_evaluation(package, None, scratch / "final", notes=(UNMEASURED,))
+        return with_evaluation(package, None, scratch / "final", name=name, notes=(UNMEASURED,))
     if evaluation.package_sha256 != package.sha256:
         raise UsageError(
             f"the evaluation is of package {evaluation.package_sha256[:12]}, "
             f"the run holds {package.sha256[:12]}",
             mend=f"hilum evaluate {run_id}",
         )
-    return with_evaluation(package, evaluation, scratch / "final")
+    return with_evaluation(package, evaluation, scratch / "final", name=name)
 
 
 def _evaluation(run_id: str, tracking_uri: str, scratch: Path) -> Evaluation | None:

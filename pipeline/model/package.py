@@ -155,10 +155,22 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
 
 
 def with_evaluation(
-    package: Package, evaluation: Evaluation | None, folder: Path, *, notes: tuple[str, ...] = ()
+    package: Package,
+    evaluation: Evaluation | None,
+    folder: Path,
+    *,
+    name: str = "",
+    notes: tuple[str, ...] = (),
 ) -> Package:
-    """Write the same model as a new package whose card holds the evaluation and further notes."""
-    update = {"evaluation": evaluation, "notes": (*package.card.notes, *notes)}
+    """Write the same model as a new package whose card holds the evaluation and further notes.
+
+    ``name`` is the one that scores will carry; empty: the one it has.
+    """
+    update = {
+        "name": name or package.card.name,
+        "evaluation": evaluation,
+        "notes": (*package.card.notes, *notes),
+    }
     card = package.card.model_copy(update=update)
     files = {name: package.read(name) for name in KEPT_FILES}
     write_package(folder, files, card, package.contract)

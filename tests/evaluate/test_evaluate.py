@@ -142,7 +142,8 @@ def test_run_holds_metrics_figures_predictions_and_the_evaluation(road, evaluati
 
 def test_registered_package_carries_the_evaluation(road, evaluation, tmp_path):
     _, uri, run_id = road
-    package = final_package(run_id, uri, tmp_path / "scratch")
+    package = final_package(run_id, uri, tmp_path / "scratch", name="eyes")
+    assert package.card.name == "eyes"
     assert package.card.evaluation == evaluation
     version = register(uri, run_id, package.folder, "tiny", "champion")
     fetched = fetch_package("models:/tiny@champion", uri, tmp_path / "fetched")

@@ -37,7 +37,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     finished_run(uri, options.run)
     with tempfile.TemporaryDirectory(prefix="hilum-register-") as scratch:
         package = final_package(
-            options.run, uri, Path(scratch), without_evaluation=options.without_evaluation
+            options.run,
+            uri,
+            Path(scratch),
+            name=options.name,
+            without_evaluation=options.without_evaluation,
         )
         version = register(uri, options.run, package.folder, options.name, options.alias)
     address = f"models:/{options.name}@{options.alias}"
