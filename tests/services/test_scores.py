@@ -30,7 +30,7 @@ def score_of(answer):
     return Score.from_tree(answer.json(), where="answer")
 
 
-def problem_of(answer, status, code):
+def check_problem(answer, status, code):
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = Problem.model_validate(answer.json())
@@ -41,7 +41,7 @@ def problem_of(answer, status, code):
     return problem
 
 
-def alive(client):
+def check_alive(client):
     score_of(post(client, JPEG))
 
 
@@ -128,20 +128,20 @@ BROKEN = {
 def test_what_is_no_image_for_this_model_is_refused_and_the_service_goes_on(client, name):
     make, status, codes = BROKEN[name]
     answer = post(client, make())
-    problem = problem_of(answer, status, answer.json()["code"])
+    problem = check_problem(answer, status, answer.json()["code"])
     assert problem.code in codes
     assert problem.title == REFUSALS[problem.code]
-    alive(client)
+    check_alive(client)
 
 
 def test_an_empty_body_is_refused(client):
-    problem_of(post(client, b""), 400, "EMPTY_BODY")
-    problem_of(client.post("/v1/scores"), 400, "EMPTY_BODY")
-    alive(client)
+    check_problem(post(client, b""), 400, "EMPTY_BODY")
+    check_problem(client.post("/v1/scores"), 400, "EMPTY_BODY")
+    check_alive(client)
 
 
 def test_a_wrong_parameter_is_refused_without_repeating_it(client):
-    problem = problem_of(post(client, JPEG, "?evidence=Muster"), 422, "INVALID_REQUEST")
+    problem = check_problem(post(client, JPEG, "?evidence=Muster"), 422, "INVALID_REQUEST")
     assert "evidence" in problem.detail
     assert "Muster" not in problem.model_dump_json()
 
@@ -169,7 +169,7 @@ def test_fifty_mixed_requests_at_once_each_get_their_own_answer(served):
     with concurrent.futures.ThreadPoolExecutor(25) as pool:
         assert all(pool.map(send, range(50)))
     with served.client() as client:
-        alive(client)
+        check_alive(client)
 
 
 def test_a_patients_name_is_neither_answered_nor_logged(client, served):

@@ -19,7 +19,7 @@ from pipeline.model.package import VERIFICATION, Verification, pack_verification
 from services.inference.problems import ONLY_INGESTED, Problem, known_codes
 from tests.services import drawn_files as drawn
 from tests.services.conftest import log_with, serving, wait_until_ready
-from tests.services.test_scores import JPEG, alive, post, problem_of
+from tests.services.test_scores import JPEG, check_alive, check_problem, post
 
 MIB = 2**20
 
@@ -31,9 +31,9 @@ def figure(client, name):
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client):
-    problem = problem_of(post(client, bytes(9 * MIB)), 413, "BODY_TOO_LARGE")
+    problem = check_problem(post(client, bytes(9 * MIB)), 413, "BODY_TOO_LARGE")
     assert "8388608" in problem.detail
-    alive(client)
+    check_alive(client)
 
 
 def test_a_body_of_unknown_length_is_counted_while_it_arrives(client):
@@ -41,13 +41,13 @@ def test_a_body_of_unknown_length_is_counted_while_it_arrives(client):
         for _ in range(40):
             yield bytes(MIB)
 
-    problem_of(post(client, blocks()), 413, "BODY_TOO_LARGE")
-    alive(client)
+    check_problem(post(client, blocks()), 413, "BODY_TOO_LARGE")
+    check_alive(client)
 
 
 def test_the_limit_is_about_the_file_not_the_multipart_frame(client):
     answer = client.post("/v1/scores", files={"file": bytes(8 * MIB)})
-    problem_of(answer, 415, "NOT_AN_IMAGE")
+    check_problem(answer, 415, "NOT_AN_IMAGE")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_limit_is_about_the_file_not_the_multipart_frame(client):
     ],
 )
 def test_a_form_must_hold_exactly_one_file(client, files, code):
-    problem_of(client.post("/v1/scores", files=files), 400, code)
+    check_problem(client.post("/v1/scores", files=files), 400, code)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_a_form_must_hold_exactly_one_file(client, files, code):
     ],
 )
 def test_a_broken_form_is_refused(client, kind, body):
-    problem_of(post(client, body, **{"Content-Type": kind}), 400, "BAD_MULTIPART")
+    check_problem(post(client, body, **{"Content-Type": kind}), 400, "BAD_MULTIPART")
 
 
 def test_unknown_addresses_and_methods_get_problem_bodies(client):
-    problem_of(client.get("/v2/none"), 404, "UNKNOWN_ROUTE")
-    problem_of(client.get("/v1/scores/"), 404, "UNKNOWN_ROUTE")
+    check_problem(client.get("/v2/none"), 404, "UNKNOWN_ROUTE")
+    check_problem(client.get("/v1/scores/"), 404, "UNKNOWN_ROUTE")
     answer = client.get("/v1/scores")
-    problem_of(answer, 405, "WRONG_METHOD")
+    check_problem(answer, 405, "WRONG_METHOD")
     assert answer.headers["allow"] == "POST"
 
 
@@ -262,9 +262,9 @@ def test_a_model_that_answers_otherwise_than_at_export_is_never_ready(package, t
                 break
             time.sleep(0.05)
             answer = client.get("/readyz")
-        problem = problem_of(answer, 503, "NOT_READY")
+        problem = check_problem(answer, 503, "NOT_READY")
         assert "0.01" in problem.detail
-        problem_of(post(client, JPEG), 503, "NOT_READY")
+        check_problem(post(client, JPEG), 503, "NOT_READY")
         assert client.get("/healthz").status_code == 200
         assert client.get("/v1/model").status_code == 200
         assert figure(client, "hilum_ready") == 0
