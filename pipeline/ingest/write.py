@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +15,7 @@ from data_schemas.contract import Contract
 from data_schemas.dataset import MANIFEST_COLUMNS, REFUSAL_COLUMNS, DatasetInfo, Label
 from data_schemas.progress import Progress
 from data_schemas.terms import SPLITS
+from data_schemas.version import our_version
 from pipeline.ingest.choose import Chosen
 from pipeline.ingest.labels import LabelColumn
 from pipeline.ingest.taking import Refusal
@@ -153,7 +153,7 @@ def dataset_info(
         )
     return DatasetInfo(
         name=name,
-        hilum_version=_version(),
+        hilum_version=our_version(),
         contract_name=contract.name,
         contract_sha256=contract.digest(),
         size=contract.size,
@@ -167,10 +167,3 @@ def dataset_info(
         shards=shards,
         content_sha256=content_digest(rows),
     )
-
-
-def _version() -> str:
-    try:
-        return version("hilum")
-    except PackageNotFoundError:  # run from the tree
-        return "0"

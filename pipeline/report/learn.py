@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from data_schemas.errors import ReportError
 from data_schemas.plan import Learning
 from data_schemas.progress import Progress, silent
 from data_schemas.report import Vocabulary, WriterCard, WriterPlan
+from data_schemas.version import our_version
 from pipeline.model.cores import available_cores
 from pipeline.model.export import to_onnx
 from pipeline.model.session import open_session
@@ -239,7 +239,7 @@ def _write(
     difference = _compare(network, graph)
     weights = safetensors.torch.save({k: v.clone() for k, v in network.state_dict().items()})
     card = WriterCard(
-        hilum_version=_version(),
+        hilum_version=our_version(),
         run_id=run_id,
         plan=plan,
         vocabulary_name=vocabulary.name,
@@ -314,9 +314,3 @@ def _repeatable(plan: WriterPlan) -> Iterator[None]:
     finally:
         torch.random.set_rng_state(state)
         torch.set_num_threads(threads)
-
-
-def _version() -> str:
-    with contextlib.suppress(PackageNotFoundError):
-        return version("hilum")
-    return ""

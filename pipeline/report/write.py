@@ -7,9 +7,7 @@ read back by :mod:`pipeline.report.read`, and if anything differs, or the writer
 fixed sentences about the same statements take its place.
 """
 
-import contextlib
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -21,6 +19,7 @@ from data_schemas.errors import ReportError
 from data_schemas.files import sha256_of_file
 from data_schemas.report import Draft, Evidence, Sentence, Vocabulary, WriterCard
 from data_schemas.score import Score
+from data_schemas.version import our_version
 from pipeline.report.check import check
 from pipeline.report.evidence import VERDICT_STATES, Statement, statements
 from pipeline.report.language import (
@@ -294,11 +293,5 @@ def _checked(
         vocabulary_name=vocabulary.name,
         vocabulary_sha256=vocabulary.digest(),
         writer_sha256="" if writer is None else writer.sha256,
-        hilum_version=_version(),
+        hilum_version=our_version(),
     )
-
-
-def _version() -> str:
-    with contextlib.suppress(PackageNotFoundError):
-        return version("hilum")
-    return ""

@@ -9,13 +9,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.dataset import DatasetInfo
 from data_schemas.errors import TrackingError
 from data_schemas.terms import Split
+from data_schemas.version import our_version
 from pipeline.tracking import endings
 from pipeline.tracking.store import artifact_root, import_quietly, open_client, redacted, translated
 
@@ -366,14 +366,6 @@ def _source_tags() -> dict[str, str]:
     }
     commit = git_commit()
     return {**tags, "mlflow.source.git.commit": commit} if commit else tags
-
-
-def our_version() -> str:
-    """Return hilum's version, ``unknown`` when it runs from a tree that isn't installed."""
-    try:
-        return version("hilum")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def git_commit() -> str:

@@ -18,6 +18,7 @@ from data_schemas.files import sha256_of_file
 from data_schemas.plan import Plan
 from data_schemas.progress import Progress
 from data_schemas.terms import Split
+from data_schemas.version import our_version
 from pipeline.evaluate.calibration import fit_temperature
 from pipeline.evaluate.operating_points import choose
 from pipeline.model.export import export_package
@@ -290,7 +291,7 @@ def _card(
     return Card(
         name=info.name,
         run_id=run_id,
-        hilum_version=runs.our_version(),
+        hilum_version=our_version(),
         git_commit=runs.git_commit(),
         dataset_name=info.name,
         dataset_sha256=info.content_sha256,

@@ -6,9 +6,9 @@
 import argparse
 import importlib
 import sys
-from importlib.metadata import version
 
 from data_schemas.errors import OUTCOMES, HilumError
+from data_schemas.version import our_version
 from services.cli.console import Console
 
 COMMANDS: dict[str, str] = {
@@ -32,7 +32,7 @@ def main(words: list[str] | None = None) -> int:
         print(_overview())
         return 0
     if words[0] == "--version":
-        print(f"hilum {version('hilum')}")
+        print(f"hilum {our_version()}")
         return 0
     name = words[0]
     if name not in COMMANDS:

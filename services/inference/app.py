@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version as distribution_version
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
@@ -11,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from data_schemas.errors import HilumError
+from data_schemas.version import our_version
 from pipeline.model.package import Package
 from services.inference.answers import Health, ModelSummary, summary_of
 from services.inference.body import Bodies
@@ -59,7 +59,7 @@ def create_app(
         title="hilum",
         summary=f"Scores medical images with the model {package.card.name}.",
         description=DESCRIPTION,
-        version=distribution_version("hilum"),
+        version=our_version(),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         openapi_url=None,
         docs_url=None,
