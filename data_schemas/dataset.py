@@ -22,14 +22,23 @@ REFUSALS: dict[str, str] = {
     "CONFLICTING_LABEL": "the same pixels carry different labels",
     "NO_LABEL": "the label table has no row for this file, or an empty label",
     "UNGRADABLE": "a photograph of insufficient quality",
+    "NEAR_DUPLICATE": "almost the same pixels as an image of another split",
+    "BURNED_IN_TEXT": "the pixels seem to hold text, which may identify a patient",
+    "TIMED_OUT": "decoding took longer than the limit and was stopped",
+    "DECODER_DIED": "the decoder ended its own process, or needed more memory than the limit",
 }
 """Every refusal code with its meaning. A code, once published, keeps its meaning."""
 
 MANIFEST_COLUMNS: dict[str, str] = {
     "source_sha256": "SHA-256 of the file's bytes (of the array's bytes for a .npz)",
+    "frame": "index of the frame inside the file, from 0",
     "patient": "keyed pseudonym; the unit of splitting",
     "laterality": "L, R, B or U",
-    "split": "train, tune, calibration or test",
+    "view": "DICOM view (CC, MLO, PA, ...), or empty",
+    "site": "the label table's site, or a keyed pseudonym of the header's institution; empty: unknown",
+    "device": "manufacturer and model from the header, or empty",
+    "split": "train, tune, calibration, test or external",
+    "fold": "0..K-1 of the cross-validation folds; -1 for sealed splits or without folds",
     "pixel_sha256": "SHA-256 of the prepared array",
     "shard": "index of the pixels-*.npy file",
     "row": "index inside the shard",
@@ -44,8 +53,10 @@ MANIFEST_COLUMNS: dict[str, str] = {
 
 REFUSAL_COLUMNS: dict[str, str] = {
     "source_sha256": "SHA-256 of the file's bytes",
+    "frame": "index of the frame inside the file; -1: the whole file",
     "code": "one of REFUSALS",
     "reason": "one sentence about this file, without its name or identifiers",
+    "thumbnail": "the prepared picture as a small JPEG, where there was one; else null",
 }
 """Columns of ``refusals.parquet``."""
 
@@ -57,13 +68,30 @@ class Label(Part):
     kind: LabelKind
     classes: tuple[str, ...]
     counts: tuple[int, ...] = Field(description="images of each class")
+    missing: int = Field(default=0, description="images whose value is not known")
+
+
+class Changes(Part):
+    """What a new version of a data set changed against the one before."""
+
+    added: int = Field(default=0, description="images that were not there before")
+    removed: int = Field(default=0, description="images that are no longer there")
+    relabelled: int = Field(default=0, description="images of the same pixels with other labels")
+
+
+class Leaks(Part):
+    """The leak doctor's verdict in numbers; the whole report stands in ``leaks.json``."""
+
+    blocking: int = Field(description="findings that make figures on this split worthless")
+    warnings: int = Field(description="findings that a person should look at")
 
 
 class DatasetInfo(Document):
     """``dataset.json``: what the folder holds and how it came to be."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
+    schema_version: int = VERSION
     name: str
     hilum_version: str
     contract_name: str
@@ -75,8 +103,13 @@ class DatasetInfo(Document):
     files_read: int
     refused: dict[str, int] = Field(description="files refused, by code")
     splits: dict[str, int] = Field(description="images in each split")
+    folds: int = Field(default=0, description="cross-validation folds; 0: none were asked for")
     labels: tuple[Label, ...]
     shards: tuple[str, ...] = Field(description="file names, in order")
     content_sha256: str = Field(
         description="over the manifest's rows and every prepared array: same input, same digest"
     )
+    version: int = Field(default=1, description="counts up when the data set grows or changes")
+    previous_sha256: str = Field(default="", description="content of the version before")
+    changes: Changes = Changes()
+    leaks: Leaks | None = Field(default=None, description="None: not examined")

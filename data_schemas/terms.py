@@ -5,10 +5,11 @@ from typing import Literal
 Laterality = Literal["L", "R", "B", "U"]
 """Side of a paired organ, DICOM (0020,0062): left, right, both, unknown or unpaired."""
 
-Split = Literal["train", "tune", "calibration", "test"]
-"""train fits; tune stops and selects; calibration calibrates and sets operating points; test is sealed."""
+Split = Literal["train", "tune", "calibration", "test", "external"]
+"""train fits; tune stops and selects; calibration calibrates and sets operating points; test is sealed;
+external: sealed, too, and from sites that none of the others has seen."""
 
-SPLITS: tuple[Split, ...] = ("train", "tune", "calibration", "test")
+SPLITS: tuple[Split, ...] = ("train", "tune", "calibration", "test", "external")
 
 Verdict = Literal["positive", "negative", "indeterminate", "insufficient_quality", "out_of_scope"]
 """The answer about one image."""
@@ -16,8 +17,8 @@ Verdict = Literal["positive", "negative", "indeterminate", "insufficient_quality
 FindingState = Literal["present", "uncertain", "absent", "not_assessed"]
 """What a score says about one finding: p >= high, low <= p < high, p < low, or nothing."""
 
-Format = Literal["dicom", "jpeg", "png", "tiff", "array"]
+Format = Literal["dicom", "jpeg", "png", "tiff", "jpeg2000", "webp", "array"]
 """Container of an image's bytes, by its first bytes, never by the file's name."""
 
-LabelKind = Literal["binary", "classes"]
-"""binary: 0 or 1. classes: 0..K-1, exclusive (grades are classes, too)."""
+LabelKind = Literal["binary", "classes", "ordinal"]
+"""binary: 0 or 1. classes: 0..K-1, exclusive. ordinal: classes in an order, such as grades."""

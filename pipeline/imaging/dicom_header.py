@@ -54,6 +54,10 @@ class ImageHeader:
     modality: str
     laterality: Laterality
     patient_key: str
+    instance_key: str
+    site_key: str
+    view: str
+    device: str
     warnings: tuple[str, ...]
 
 
@@ -111,6 +115,10 @@ def image_header(parsed: Parsed, contract: Contract) -> ImageHeader:
         modality=modality,
         laterality=_laterality(header, frame),
         patient_key=get.text(header, "PatientID"),
+        instance_key=get.text(header, "SOPInstanceUID"),
+        site_key=get.text(header, "InstitutionName"),
+        view=get.text(header, "ViewPosition").upper(),
+        device=_device(header),
         warnings=tuple(warnings),
     )
 
@@ -247,6 +255,11 @@ def _aspect(header: Dataset, frame: int) -> float:
             ratio = down / across
             return 1.0 if abs(ratio - 1.0) < 0.01 else ratio
     return 1.0
+
+
+def _device(header: Dataset) -> str:
+    words = (get.text(header, "Manufacturer"), get.text(header, "ManufacturerModelName"))
+    return " ".join(word for word in words if word)
 
 
 def _laterality(header: Dataset, frame: int) -> Laterality:

@@ -54,8 +54,8 @@ class Instance:
     """One decoded frame or photograph, before any recipe of a contract.
 
     ``pixels`` are stored values: grey [H, W] of any numeric dtype, or RGB uint8/uint16 [H, W, 3],
-    colour already converted and the orientation applied. There is no ``repr``: ``patient_key`` is
-    the raw patient identifier of the header, which only ingestion reads and nothing logs.
+    colour already converted and the orientation applied. There is no ``repr``: the fields
+    that end in ``_key`` are raw identifiers of the header, which only ingestion reads and nothing logs.
     """
 
     pixels: NDArray[Any]
@@ -70,6 +70,16 @@ class Instance:
     warnings: tuple[str, ...]
     aspect: float = 1.0
     """Height of one pixel divided by its width (0028,0034 or the pixel spacing)."""
+    frame: int = 0
+    """Index of the decoded frame."""
+    view: str = ""
+    """View Position (0018,5101) or the view code's meaning: CC, MLO, PA, AP, LL."""
+    device: str = ""
+    """Manufacturer and model; no serial number, no station."""
+    instance_key: str = ""
+    """SOP Instance UID, raw like ``patient_key``: for joining labels, never stored or logged."""
+    site_key: str = ""
+    """Institution Name, raw like ``patient_key``."""
 
 
 @dataclass(frozen=True, slots=True)

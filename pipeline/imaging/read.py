@@ -102,4 +102,9 @@ def _read_dicom(data: bytes, contract: Contract) -> Instance:
         patient_key=header.patient_key,
         warnings=(*header.warnings, *warnings),
         aspect=header.aspect,
+        frame=header.frame,
+        view=header.view,
+        device=header.device,
+        instance_key=header.instance_key,
+        site_key=header.site_key,
     )

@@ -21,7 +21,9 @@ from pipeline.ingest.labels import LabelColumn
 from pipeline.ingest.taking import Refusal
 
 _SHARD_BYTES = 1_000_000_000
-_INTEGERS = {"shard": pa.int32(), "row": pa.int32(), "source_rows": pa.int32(), "source_columns": pa.int32()}  # fmt: skip
+_INTEGERS = {name: pa.int32() for name in ("frame", "fold", "shard", "row", "source_rows", "source_columns")}  # fmt: skip
+
+_REFUSAL_TYPES = {"frame": pa.int32(), "thumbnail": pa.binary()}
 
 
 class Spool:
@@ -82,9 +84,14 @@ def manifest_rows(
         taken = image.taken
         row: dict[str, Any] = {
             "source_sha256": taken.candidate.source_sha256,
+            "frame": 0,
             "patient": image.patient,
             "laterality": taken.laterality,
+            "view": "",
+            "site": "",
+            "device": "",
             "split": image.split,
+            "fold": -1,
             "pixel_sha256": taken.pixel_sha256,
             "shard": index // per_shard,
             "row": index % per_shard,
@@ -121,8 +128,11 @@ def write_manifest(path: Path, rows: list[dict[str, Any]], labels: tuple[LabelCo
 
 def write_refusals(path: Path, refusals: list[Refusal]) -> None:
     """Write ``refusals.parquet``, sorted."""
-    rows = sorted((asdict(r) for r in refusals), key=lambda r: (r["source_sha256"], r["code"]))
-    _write(path, rows, [(name, pa.string()) for name in REFUSAL_COLUMNS])
+    rows = sorted(
+        (asdict(r) | {"frame": -1, "thumbnail": None} for r in refusals),
+        key=lambda r: (r["source_sha256"], r["code"]),
+    )
+    _write(path, rows, [(name, _REFUSAL_TYPES.get(name, pa.string())) for name in REFUSAL_COLUMNS])
 
 
 def _write(path: Path, rows: list[dict[str, Any]], fields: list[tuple[str, Any]]) -> None:
@@ -162,7 +172,7 @@ def dataset_info(
         patients=len({row["patient"] for row in rows}),
         files_read=len(rows) + len(refusals),
         refused=dict(sorted(Counter(refusal.code for refusal in refusals).items())),
-        splits={split: splits[split] for split in SPLITS},
+        splits={split: splits[split] for split in SPLITS if split != "external" or splits[split]},
         labels=tuple(labels),
         shards=shards,
         content_sha256=content_digest(rows),

@@ -83,6 +83,8 @@ def prepare(dataset: TrainingSet, plan: Plan) -> Task:
     head = labels.resolve_head(plan, dataset.info)
     targets = labels.label_matrix(dataset, head)
     rows = {split: np.asarray(dataset.indices(split), np.int64) for split in SPLITS}
+    if not len(rows["external"]):
+        del rows["external"]
     for split in ("train", "tune"):
         if not len(rows[split]):
             raise TrainingError(

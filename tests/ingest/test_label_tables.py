@@ -65,7 +65,7 @@ def test_all_faults_at_once_with_their_lines(labels_of):
         "labels.csv:32: names the same image as labels.csv:2",
         "labels.csv:32: laterality: 'Q' is none of L, R, B, U",
         "labels.csv:33: names no image",
-        "labels.csv:34: split: 'val' is none of train, tune, calibration, test",
+        "labels.csv:34: split: 'val' is none of train, tune, calibration, test, external",
     ]
 
 
