@@ -47,6 +47,7 @@ MANIFEST_COLUMNS: dict[str, str] = {
     "source_rows": "height of the source, pixels",
     "source_columns": "width of the source, pixels",
     "quality": "sufficient or insufficient",
+    "label_line": "line of the label table that names the image, 0 without one; not in the digest",
     "warnings": "what was mended on the way, separated by '; '",
 }
 """Columns of ``manifest.parquet``, to which ``label_NAME`` is added for every label."""
@@ -56,6 +57,7 @@ REFUSAL_COLUMNS: dict[str, str] = {
     "frame": "index of the frame inside the file; -1: the whole file",
     "code": "one of REFUSALS",
     "reason": "one sentence about this file, without its name or identifiers",
+    "label_line": "line of the label table that names the file, 0 without one",
     "thumbnail": "the prepared picture as a small JPEG, where there was one; else null",
 }
 """Columns of ``refusals.parquet``."""

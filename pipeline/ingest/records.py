@@ -77,6 +77,7 @@ class Refusal:
     reason: str
     frame: int = -1
     place_key: str = ""
+    label_line: int = 0
     thumbnail: bytes | None = None
     """A small JPEG of the prepared picture, where there was one."""
 
@@ -93,7 +94,9 @@ class Known:
     split: Split | None = None
     official_test: bool = False
     where: str = ""
-    """The row's place in the label table."""
+    """The row's place in the label table, as ``file:line``."""
+    line: int = 0
+    """The line alone."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

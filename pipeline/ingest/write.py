@@ -21,9 +21,9 @@ from pipeline.ingest.labels import LabelColumn
 from pipeline.ingest.taking import Refusal
 
 _SHARD_BYTES = 1_000_000_000
-_INTEGERS = {name: pa.int32() for name in ("frame", "fold", "shard", "row", "source_rows", "source_columns")}  # fmt: skip
+_INTEGERS = {name: pa.int32() for name in ("frame", "fold", "label_line", "shard", "row", "source_rows", "source_columns")}  # fmt: skip
 
-_REFUSAL_TYPES = {"frame": pa.int32(), "thumbnail": pa.binary()}
+_REFUSAL_TYPES = {"frame": pa.int32(), "label_line": pa.int32(), "thumbnail": pa.binary()}
 
 
 class Spool:
@@ -100,6 +100,7 @@ def manifest_rows(
             "source_rows": taken.rows,
             "source_columns": taken.columns,
             "quality": "sufficient",
+            "label_line": 0,
             "warnings": "; ".join(taken.warnings),
         }
         values = taken.candidate.labels or ()
@@ -129,7 +130,7 @@ def write_manifest(path: Path, rows: list[dict[str, Any]], labels: tuple[LabelCo
 def write_refusals(path: Path, refusals: list[Refusal]) -> None:
     """Write ``refusals.parquet``, sorted."""
     rows = sorted(
-        (asdict(r) | {"frame": -1, "thumbnail": None} for r in refusals),
+        (asdict(r) | {"frame": -1, "label_line": 0, "thumbnail": None} for r in refusals),
         key=lambda r: (r["source_sha256"], r["code"]),
     )
     _write(path, rows, [(name, _REFUSAL_TYPES.get(name, pa.string())) for name in REFUSAL_COLUMNS])
