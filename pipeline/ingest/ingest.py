@@ -3,20 +3,21 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from data_schemas.contract import Contract
 from data_schemas.dataset import DatasetInfo
 from data_schemas.errors import DatasetError, UsageError
 from data_schemas.progress import Progress
-from pipeline.ingest.candidates import Candidates, from_folder
 from pipeline.ingest.choose import assign, without_duplicates
 from pipeline.ingest.folder import building, check_target
-from pipeline.ingest.labels import read_labels
+from pipeline.ingest.join import Rows, join, rows_of
+from pipeline.ingest.labels import LabelColumn, read_labels
+from pipeline.ingest.listing import Listing, from_folder
 from pipeline.ingest.medmnist import from_npz, is_npz
+from pipeline.ingest.records import Refusal, Taken
 from pipeline.ingest.table import read_table
-from pipeline.ingest.taking import Refusal, Taken, in_order, take
+from pipeline.ingest.taking import take_file
 from pipeline.ingest.write import (
     Spool,
     dataset_info,
@@ -83,55 +84,63 @@ def ingest(
     check_target(out, force=options.force, mark=INFO)
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise UsageError("lies inside the source folder", where=out, mend="write it elsewhere")
-    candidates = _candidates(source, labels, options, progress)
-    for remark in candidates.remarks:
+    listing, columns, label_rows = _listing(source, labels, options, key)
+    for remark in listing.remarks:
         options.say(remark)
     image_bytes = contract.size * contract.size * contract.channels
     with building(out) as folder:
         with Spool(folder / "pixels.spool", image_bytes) as spool:
-            taken, refusals = _take_all(candidates, contract, spool, progress)
-            stay, doubles = without_duplicates(taken)
-            refusals += doubles
-            chosen = assign(stay, key)
+            taken, refusals = _take_all(listing, contract, key, spool, progress)
+            pairs, unlabelled = join(taken, label_rows, key)
+            stay, doubles = without_duplicates(pairs)
+            refusals += unlabelled + doubles
+            chosen = assign(stay)
             if not chosen:
                 raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
             shape = (contract.size, contract.size, contract.channels)
-            shards = spool.shards([image.place for image in chosen], shape, folder, progress)
-        rows = manifest_rows(chosen, candidates.columns, shard_rows(image_bytes))
+            rows_of_spool = [image.taken.spool_row for image in chosen]
+            shards = spool.shards(rows_of_spool, shape, folder, progress)
+        rows = manifest_rows(chosen, columns, shard_rows(image_bytes))
         name = options.name or source.resolve().stem
-        info = dataset_info(rows, refusals, candidates.columns, contract, (name, shards))
-        write_manifest(folder / MANIFEST, rows, candidates.columns)
+        info = dataset_info(rows, refusals, columns, contract, (name, shards))
+        write_manifest(folder / MANIFEST, rows, columns)
         write_refusals(folder / REFUSED, refusals)
         contract.write_json(folder / CONTRACT)
         info.write_json(folder / INFO)
     return info
 
 
-def _candidates(
-    source: Path, labels: Path | None, options: Options, progress: Progress
-) -> Candidates:
+def _listing(
+    source: Path, labels: Path | None, options: Options, key: bytes
+) -> tuple[Listing, tuple[LabelColumn, ...], Rows | None]:
     if is_npz(source):
         if labels is not None:
             raise UsageError("a .npz file holds its own labels", where=labels)
-        return from_npz(source)
-    table = None if labels is None else read_labels(read_table(labels), options.labels)
-    return from_folder(source, labels, table, progress)
+        listing = from_npz(source)
+        return listing, listing.columns, None
+    listing = from_folder(source, labels)
+    if labels is None:
+        return listing, (), None
+    table = read_labels(read_table(labels), options.labels)
+    for remark in table.remarks:
+        options.say(remark)
+    return listing, table.columns, rows_of(table, labels, source, listing.files, key)
 
 
 def _take_all(
-    candidates: Candidates, contract: Contract, spool: Spool, progress: Progress
+    listing: Listing, contract: Contract, key: bytes, spool: Spool, progress: Progress
 ) -> tuple[list[Taken], list[Refusal]]:
     taken: list[Taken] = []
     refusals: list[Refusal] = []
-    total = len(candidates.found)
-    outcomes = in_order(candidates.found, partial(take, contract=contract))
-    for done, outcome in enumerate(outcomes, start=1):
-        if isinstance(outcome, Refusal):
-            refusals.append(outcome)
-        else:
-            spool.add(outcome.pixels)
-            taken.append(replace(outcome, pixels=b""))
-        progress(done, total, "reading")
+    for done, file in enumerate(listing.files, start=1):
+        for outcome in take_file(file, contract, key):
+            if isinstance(outcome, Refusal):
+                refusals.append(outcome)
+            else:
+                row = spool.add(outcome.pixels)
+                taken.append(replace(outcome.taken, spool_row=row))
+        progress(done, len(listing.files), "reading")
+    taken.sort(key=lambda t: (t.source_sha256, t.frame, t.pixel_sha256, t.place_key))
     return taken, refusals
 
 

@@ -35,14 +35,14 @@ class Dataset:
         return np.flatnonzero(self._strings("split") == split)
 
     def labels(self, name: str) -> NDArray[np.int64]:
-        """Return a label's values of all images, int64 [images]."""
+        """Return a label's values of all images, int64 [images]; -1 where the value is not known."""
         column = f"label_{name}"
         if column not in self.manifest.column_names:
             known = ", ".join(label.name for label in self.info.labels) or "none"
             raise DatasetError(
                 f"the data set has no label `{name}`", where=self.folder, mend=f"labels: {known}"
             )
-        values: NDArray[Any] = self.manifest[column].to_numpy()
+        values: NDArray[Any] = self.manifest[column].fill_null(-1).to_numpy()
         return values.astype(np.int64)
 
     def patients(self) -> NDArray[np.str_]:

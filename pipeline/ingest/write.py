@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,13 +15,12 @@ from data_schemas.dataset import MANIFEST_COLUMNS, REFUSAL_COLUMNS, DatasetInfo,
 from data_schemas.progress import Progress
 from data_schemas.terms import SPLITS
 from data_schemas.version import our_version
-from pipeline.ingest.choose import Chosen
 from pipeline.ingest.labels import LabelColumn
-from pipeline.ingest.taking import Refusal
+from pipeline.ingest.records import Chosen, Refusal
 
 _SHARD_BYTES = 1_000_000_000
 _INTEGERS = {name: pa.int32() for name in ("frame", "fold", "label_line", "shard", "row", "source_rows", "source_columns")}  # fmt: skip
-
+_OUTSIDE_DIGEST = ("shard", "row", "label_line", "warnings")
 _REFUSAL_TYPES = {"frame": pa.int32(), "label_line": pa.int32(), "thumbnail": pa.binary()}
 
 
@@ -41,9 +39,10 @@ class Spool:
         self._stream.close()
         self._path.unlink(missing_ok=True)
 
-    def add(self, pixels: bytes) -> None:
-        """Append one array."""
+    def add(self, pixels: bytes) -> int:
+        """Append one array and return its row."""
         self._stream.write(pixels)
+        return self._stream.tell() // self._image_bytes - 1
 
     def shards(
         self, places: list[int], shape: tuple[int, int, int], folder: Path, progress: Progress
@@ -81,17 +80,17 @@ def manifest_rows(
     """Return the manifest as one dictionary for each image, in order."""
     rows = []
     for index, image in enumerate(chosen):
-        taken = image.taken
+        taken, known = image.taken, image.known
         row: dict[str, Any] = {
-            "source_sha256": taken.candidate.source_sha256,
-            "frame": 0,
-            "patient": image.patient,
-            "laterality": taken.laterality,
-            "view": "",
-            "site": "",
-            "device": "",
+            "source_sha256": taken.source_sha256,
+            "frame": taken.frame,
+            "patient": known.patient,
+            "laterality": known.laterality,
+            "view": taken.view,
+            "site": known.site,
+            "device": taken.device,
             "split": image.split,
-            "fold": -1,
+            "fold": image.fold,
             "pixel_sha256": taken.pixel_sha256,
             "shard": index // per_shard,
             "row": index % per_shard,
@@ -100,11 +99,10 @@ def manifest_rows(
             "source_rows": taken.rows,
             "source_columns": taken.columns,
             "quality": "sufficient",
-            "label_line": 0,
+            "label_line": known.line,
             "warnings": "; ".join(taken.warnings),
         }
-        values = taken.candidate.labels or ()
-        row |= {f"label_{c.name}": value for c, value in zip(columns, values, strict=True)}
+        row |= {f"label_{c.name}": value for c, value in zip(columns, known.labels, strict=True)}
         rows.append(row)
     return rows
 
@@ -112,11 +110,14 @@ def manifest_rows(
 def content_digest(rows: list[dict[str, Any]]) -> str:
     """Return the digest of a data set's content.
 
-    Every row holds the digest of its prepared array, so that hashing the rows covers both.
+    Every row holds the digest of its prepared array, so that hashing the rows covers both. Where an
+    image lies, which line of the label table named it and what was mended on the way stay outside:
+    they change nothing that a model sees.
     """
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+        seen = {name: value for name, value in row.items() if name not in _OUTSIDE_DIGEST}
+        digest.update(json.dumps(seen, sort_keys=True, separators=(",", ":")).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -129,10 +130,8 @@ def write_manifest(path: Path, rows: list[dict[str, Any]], labels: tuple[LabelCo
 
 def write_refusals(path: Path, refusals: list[Refusal]) -> None:
     """Write ``refusals.parquet``, sorted."""
-    rows = sorted(
-        (asdict(r) | {"frame": -1, "label_line": 0, "thumbnail": None} for r in refusals),
-        key=lambda r: (r["source_sha256"], r["code"]),
-    )
+    ordered = sorted(refusals, key=lambda r: (r.source_sha256, r.frame, r.code, r.place_key))
+    rows = [{name: getattr(refusal, name) for name in REFUSAL_COLUMNS} for refusal in ordered]
     _write(path, rows, [(name, _REFUSAL_TYPES.get(name, pa.string())) for name in REFUSAL_COLUMNS])
 
 
@@ -160,6 +159,7 @@ def dataset_info(
                 kind=column.kind,
                 classes=column.classes,
                 counts=tuple(counts[k] for k in range(len(column.classes))),
+                missing=counts[None],
             )
         )
     return DatasetInfo(

@@ -191,10 +191,9 @@ def test_a_killed_run_leaves_nothing_half_and_the_next_one_sweeps(mixed, tmp_pat
     out = tmp_path / "killed"
     words = ["ingest", str(mixed.folder), "--labels", str(mixed.labels), "--out", str(out)]
     slow = (
-        "import sys, time, pipeline.ingest.taking as t\n"
-        "import pipeline.ingest.ingest as i\n"
-        "old = i.take\n"
-        "i.take = lambda c, contract: (time.sleep(0.3), old(c, contract))[1]\n"
+        "import sys, time, pipeline.ingest.ingest as i\n"
+        "old = i.take_file\n"
+        "i.take_file = lambda *words: (time.sleep(0.3), old(*words))[1]\n"
         "from services.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
