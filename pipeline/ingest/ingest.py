@@ -27,8 +27,9 @@ from pipeline.ingest.journal import Header, fingerprint
 from pipeline.ingest.labels import LabelColumn, read_labels
 from pipeline.ingest.listing import Listing, from_folder
 from pipeline.ingest.medmnist import from_npz, is_npz
-from pipeline.ingest.previous import open_previous
-from pipeline.ingest.records import Refusal, SourceFile
+from pipeline.ingest.patients import place_key
+from pipeline.ingest.previous import LOST, open_previous
+from pipeline.ingest.records import Chosen, Refusal, SourceFile, Taken
 from pipeline.ingest.table import read_table
 from pipeline.ingest.taking import take_file
 from pipeline.ingest.work import Said, open_work, take_all
@@ -108,20 +109,26 @@ def ingest(
             key_sha256=fingerprint(key),
             hilum_version=our_version(),
         )
-        previous = None if options.force else open_previous(out, contract, header)
+        previous = None
+        if not options.force:
+            places = (place_key(key, file.place) for file in listing.files)
+            previous = open_previous(out, contract, header, places)
         if previous is not None:
             header = header.model_copy(update={"previous_sha256": previous.info.content_sha256})
         image_bytes = contract.size * contract.size * contract.channels
         with open_work(part, header, image_bytes, previous, options.say) as work:
             engine = partial(_stream, contract=contract, key=key, options=options)
-            taken, refusals = take_all(work, listing.files, key, engine, progress)
+            while True:
+                taken, refusals = take_all(work, listing.files, key, engine, progress)
+                chosen, left_out = _choose(taken, label_rows, key)
+                # chosen now, but refused in the version before: their pixels weren't kept
+                lost = {i.taken.place_key for i in chosen if i.taken.spool_row == LOST}
+                if not lost:
+                    break
+                work.forget(lost)
+            refusals += left_out
             if not taken:
                 discard(part)
-                raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
-            pairs, unlabelled = join(taken, label_rows, key)
-            stay, doubles = without_duplicates(pairs)
-            refusals += unlabelled + doubles
-            chosen = assign(stay)
             if not chosen:
                 raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
             name = options.name or source.resolve().stem
@@ -130,6 +137,14 @@ def ingest(
     if previous is not None and info is previous.info:
         options.say(f"nothing has changed: version {info.version} stays as it is")
     return info
+
+
+def _choose(
+    taken: list[Taken], label_rows: Rows | None, key: bytes
+) -> tuple[list[Chosen], list[Refusal]]:
+    pairs, unlabelled = join(taken, label_rows, key)
+    stay, doubles = without_duplicates(pairs)
+    return assign(stay), unlabelled + doubles
 
 
 @contextmanager
