@@ -1,6 +1,5 @@
 """Reads look-up tables from a header: modality, VOI and palette, plain and segmented."""
 
-import struct
 from typing import Any
 
 import numpy as np
@@ -82,10 +81,10 @@ def _entries(
         usable = len(found[0]) // width * width
         entries = np.frombuffer(found[0][:usable], kind)
     else:
-        try:
-            entries = np.array([int(value) & 0xFFFF for value in found], np.uint16)
-        except (TypeError, ValueError):
+        words = _sixteen_bits(found)
+        if words is None:
             return None
+        entries = words
         if len(entries) * 2 in (count, count + 1) and len(entries) < count:
             entries = entries.astype("<u2").view(np.uint8)  # two 8-bit entries in a word
     return entries[:count] if len(entries) >= count else None
@@ -93,19 +92,17 @@ def _entries(
 
 def _expand(found: list[Any], count: int, bits: int, *, little_endian: bool) -> NDArray[Any] | None:
     """Expand segmented data (PS3.3 C.7.9.2): discrete, linear and indirect segments."""
-    if not found:
+    words = _words(found, bits, little_endian=little_endian) if found else None
+    if words is None:
         return None
-    words = _words(found, bits, little_endian=little_endian)
-    out: list[int] = []
+    out = _Entries()
     at = 0
-    starts: list[int] = []
-    while at + 2 <= len(words) and len(out) < count:
-        kind, length = words[at], words[at + 1]
-        starts.append(at)
+    while at + 2 <= len(words) and out.count < count:
+        kind, length = int(words[at]), int(words[at + 1])
         if kind == 2:
             if at + 4 > len(words):
                 return None
-            target = words[at + 2] | words[at + 3] << (8 if bits <= 8 else 16)
+            target = int(words[at + 2]) | int(words[at + 3]) << (8 if bits <= 8 else 16)
             if not _copy(words, target, length, out):
                 return None
             at += 4
@@ -114,35 +111,59 @@ def _expand(found: list[Any], count: int, bits: int, *, little_endian: bool) -> 
             if step is None:
                 return None
             at += step
-    return np.array(out[:count], np.uint16) if len(out) >= count else None
+    return np.concatenate(out.parts)[:count] if out.count >= count else None
 
 
-def _words(found: list[Any], bits: int, *, little_endian: bool) -> list[int]:
-    if not isinstance(found[0], bytes):
-        return [int(value) & 0xFFFF for value in found]
-    if bits <= 8:
-        return list(found[0])
-    order = "<" if little_endian else ">"
-    return list(struct.unpack(f"{order}{len(found[0]) // 2}H", found[0][: len(found[0]) // 2 * 2]))
+class _Entries:
+    """Entries expanded so far."""
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[np.uint16]] = []
+        self.count = 0
+
+    def add(self, part: NDArray[Any]) -> None:
+        if len(part):
+            self.parts.append(part.astype(np.uint16))
+            self.count += len(part)
+
+    def last(self) -> int:
+        return int(self.parts[-1][-1])
 
 
-def _segment(words: list[int], at: int, out: list[int]) -> int | None:
+def _words(found: list[Any], bits: int, *, little_endian: bool) -> NDArray[np.uint16] | None:
+    if isinstance(found[0], bytes):
+        kind = "u1" if bits <= 8 else f"{'<' if little_endian else '>'}u2"
+        usable = found[0][: len(found[0]) // 2 * 2] if bits > 8 else found[0]
+        return np.frombuffer(usable, kind).astype(np.uint16)
+    return _sixteen_bits(found)
+
+
+def _sixteen_bits(found: list[Any]) -> NDArray[np.uint16] | None:
+    # as they come from the parser: numbers, or whatever a broken header gave
+    try:
+        return (np.array(found).astype(np.int64) & 0xFFFF).astype(np.uint16)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _segment(words: NDArray[np.uint16], at: int, out: _Entries) -> int | None:
     # appends one discrete or linear segment, returns how many words it took
-    kind, length = words[at], words[at + 1]
+    kind, length = int(words[at]), int(words[at + 1])
     if kind == 0:
-        out.extend(words[at + 2 : at + 2 + length])
+        out.add(words[at + 2 : at + 2 + length])
         return 2 + length
-    if kind == 1 and out and at + 2 < len(words):
-        end, start = words[at + 2], out[-1]
-        out.extend(round(start + (end - start) * step / length) for step in range(1, length + 1))
+    if kind == 1 and out.count and at + 2 < len(words):
+        start, rise = out.last(), int(words[at + 2]) - out.last()
+        if length:
+            out.add(np.rint(start + rise * np.arange(1, length + 1) / length))
         return 3
     return None
 
 
-def _copy(words: list[int], at: int, segments: int, out: list[int]) -> bool:
+def _copy(words: NDArray[np.uint16], at: int, segments: int, out: _Entries) -> bool:
     # an indirect segment repeats earlier segments; one that points at another indirect is refused
     for _ in range(segments):
-        if len(out) > _MOST_ENTRIES or at + 2 > len(words) or words[at] == 2:
+        if out.count > _MOST_ENTRIES or at + 2 > len(words) or words[at] == 2:
             return False
         step = _segment(words, at, out)
         if step is None:
