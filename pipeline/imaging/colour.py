@@ -69,8 +69,10 @@ def unpack_ybr_422(values: NDArray[np.uint8], rows: int, columns: int) -> NDArra
     """Unpack YBR_FULL_422 (Y Y Cb Cr for two pixels) to YBR [rows, columns, 3]."""
     pairs = values.reshape(rows, columns // 2, 4)
     out = np.empty((rows, columns // 2, 2, 3), np.uint8)
-    out[..., 0] = pairs[..., :2]
-    out[..., 1:] = pairs[:, :, None, 2:]
+    for pixel in (0, 1):  # one byte at a time: numpy is slow on axes of two
+        out[..., pixel, 0] = pairs[..., pixel]
+        out[..., pixel, 1] = pairs[..., 2]
+        out[..., pixel, 2] = pairs[..., 3]
     return out.reshape(rows, columns, 3)
 
 
@@ -80,11 +82,9 @@ def apply_palette(
     """Look stored values up in a palette; values before and after it take its ends."""
     low, high = int(indices.min()), int(indices.max())
     places = np.clip(np.arange(low, high + 1) - first, 0, len(colours) - 1)
-    # four bytes a colour are looked up several times as fast as three
-    packed = np.zeros((len(places), 4), np.uint8)
-    packed[:, :3] = colours[places]
-    found = packed.view(np.uint32)[:, 0].take(from_zero(indices, low))
-    return np.ascontiguousarray(found.view(np.uint8).reshape(*indices.shape, 4)[..., :3])
+    table, found = colours[places], from_zero(indices, low)
+    bands = [Image.fromarray(table[:, band].take(found)) for band in range(3)]
+    return np.asarray(Image.merge("RGB", bands))
 
 
 def cmyk_to_rgb(pixels: NDArray[np.uint8], *, inverted: bool) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from pipeline.imaging.attributes import values
 from pipeline.imaging.instance import Lut
 
 _MOST_ENTRIES = 65536
+_DISCRETE, _LINEAR, _INDIRECT = 0, 1, 2
 
 
 def lut(table: Dataset, *, signed: bool, little_endian: bool) -> Lut | None:
@@ -91,43 +92,87 @@ def _entries(
 
 
 def _expand(found: list[Any], count: int, bits: int, *, little_endian: bool) -> NDArray[Any] | None:
-    """Expand segmented data (PS3.3 C.7.9.2): discrete, linear and indirect segments."""
+    """Expand segmented data (PS3.3 C.7.9.2): discrete, linear and indirect segments.
+
+    The segments are only noted one by one, and expanded together: there are thousands of them.
+    """
     words = _words(found, bits, little_endian=little_endian) if found else None
     if words is None:
         return None
-    out = _Entries()
+    plan = _Segments(words.tolist(), 8 if bits <= 8 else 16)
     at = 0
-    while at + 2 <= len(words) and out.count < count:
-        kind, length = int(words[at]), int(words[at + 1])
-        if kind == 2:
-            if at + 4 > len(words):
+    while plan.count < count and at + 2 <= len(words):
+        step = plan.note(at)
+        if step is None:
+            return None
+        at += step
+    return plan.expanded(words)[:count] if plan.count >= count else None
+
+
+class _Segments:
+    """Segments noted so far: how many entries each gives, and from where."""
+
+    def __init__(self, words: list[int], shift: int) -> None:
+        self.count = 0
+        self._words, self._shift = words, shift
+        self._lengths: list[int] = []
+        self._places: list[int] = []
+        """Where a discrete segment's values begin, or a linear one's end value stands."""
+        self._starts: list[int] = []
+        """The value before a linear segment; -1 for a discrete one."""
+        self._last = 0
+
+    def note(self, at: int) -> int | None:
+        """Note the segment at ``at``; return how many words it takes, or ``None`` if it is wrong."""
+        if self._words[at] != _INDIRECT:
+            return self._direct(at)
+        if at + 4 > len(self._words):
+            return None
+        target = self._words[at + 2] | self._words[at + 3] << self._shift
+        # it repeats earlier segments; one that points at another indirect is refused
+        for _ in range(self._words[at + 1]):
+            if self.count > _MOST_ENTRIES or target + 2 > len(self._words):
                 return None
-            target = int(words[at + 2]) | int(words[at + 3]) << (8 if bits <= 8 else 16)
-            if not _copy(words, target, length, out):
-                return None
-            at += 4
-        else:
-            step = _segment(words, at, out)
+            step = self._direct(target)
             if step is None:
                 return None
-            at += step
-    return np.concatenate(out.parts)[:count] if out.count >= count else None
+            target += step
+        return 4
 
+    def expanded(self, words: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """Return all entries."""
+        lengths = np.array(self._lengths)
+        within = np.arange(self.count) - np.repeat(lengths.cumsum() - lengths, lengths)
+        starts, places = np.array(self._starts), np.array(self._places)
+        ends = words[places].astype(np.int64)
+        is_line = np.repeat(starts >= 0, lengths)
+        line = np.rint(
+            np.repeat(starts, lengths)
+            + np.repeat(ends - starts, lengths) * (within + 1) / np.repeat(lengths, lengths)
+        )
+        plain = words[np.where(is_line, 0, np.repeat(places, lengths) + within)]
+        return np.where(is_line, line, plain).astype(np.uint16)
 
-class _Entries:
-    """Entries expanded so far."""
+    def _direct(self, at: int) -> int | None:
+        words = self._words
+        kind, length = words[at], words[at + 1]
+        if kind == _DISCRETE:
+            there = min(length, len(words) - at - 2)
+            if there > 0:
+                self._add(there, at + 2, -1, words[at + 1 + there])
+            return 2 + length
+        if kind == _LINEAR and self.count and at + 2 < len(words):
+            if length:
+                self._add(length, at + 2, self._last, words[at + 2])
+            return 3
+        return None
 
-    def __init__(self) -> None:
-        self.parts: list[NDArray[np.uint16]] = []
-        self.count = 0
-
-    def add(self, part: NDArray[Any]) -> None:
-        if len(part):
-            self.parts.append(part.astype(np.uint16))
-            self.count += len(part)
-
-    def last(self) -> int:
-        return int(self.parts[-1][-1])
+    def _add(self, length: int, place: int, start: int, last: int) -> None:
+        self._lengths.append(length)
+        self._places.append(place)
+        self._starts.append(start)
+        self.count += length
+        self._last = last
 
 
 def _words(found: list[Any], bits: int, *, little_endian: bool) -> NDArray[np.uint16] | None:
@@ -144,29 +189,3 @@ def _sixteen_bits(found: list[Any]) -> NDArray[np.uint16] | None:
         return (np.array(found).astype(np.int64) & 0xFFFF).astype(np.uint16)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _segment(words: NDArray[np.uint16], at: int, out: _Entries) -> int | None:
-    # appends one discrete or linear segment, returns how many words it took
-    kind, length = int(words[at]), int(words[at + 1])
-    if kind == 0:
-        out.add(words[at + 2 : at + 2 + length])
-        return 2 + length
-    if kind == 1 and out.count and at + 2 < len(words):
-        start, rise = out.last(), int(words[at + 2]) - out.last()
-        if length:
-            out.add(np.rint(start + rise * np.arange(1, length + 1) / length))
-        return 3
-    return None
-
-
-def _copy(words: NDArray[np.uint16], at: int, segments: int, out: _Entries) -> bool:
-    # an indirect segment repeats earlier segments; one that points at another indirect is refused
-    for _ in range(segments):
-        if out.count > _MOST_ENTRIES or at + 2 > len(words) or words[at] == 2:
-            return False
-        step = _segment(words, at, out)
-        if step is None:
-            return False
-        at += step
-    return True

@@ -84,9 +84,7 @@ def _read_jpeg(data: bytes, contract: Contract) -> Photograph:
     return Photograph(upright(pixels, orientation))
 
 
-def _scaled_jpeg(
-    data: bytes, stream: codestream.Stream, orientation: int, step: int
-) -> Photograph:
+def _scaled_jpeg(data: bytes, stream: codestream.Stream, orientation: int, step: int) -> Photograph:
     def decode(number: int) -> NDArray[Any]:
         return upright(codestream.decode(data, stream, divisor=number), orientation)
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_GAP = 2.0
-"""Whole blocks are averaged first, down to no less than twice the target."""
+GAP = 5 / 3
+"""Whole blocks are averaged first, down to no less than this many times the target."""
 
 Region = tuple[int, int, int, int]
 
@@ -61,8 +61,8 @@ def resample(
 ) -> NDArray[np.uint8]:
     """Resize ``box`` (left, top, right, bottom; all of it by default) to ``target`` (rows, columns).
 
-    Down by a whole number: the mean of each block. Down by anything else: blocks to twice the target
-    at least, then the Hamming kernel, which comes nearer to the exact area average than Pillow's
+    Down by a whole number: the mean of each block. Down by anything else: blocks to 5/3 of the
+    target at least, then the Hamming kernel, which comes nearer to the exact area average than Pillow's
     box (it counts whole pixels) or Lanczos do. Up: linear. Pillow computes all of them in integers,
     so the result does not depend on the machine.
     """
@@ -79,7 +79,7 @@ def resample(
         target[::-1],
         Image.Resampling.BOX if even else kind,
         (left, top, right, bottom),
-        reducing_gap=1.0 if even else _GAP,
+        reducing_gap=1.0 if even else GAP,
     )
     return np.asarray(small)
 

@@ -8,7 +8,7 @@ from pipeline.imaging import quality
 from pipeline.imaging.colour import display_levels
 from pipeline.imaging.grey import grey_levels, is_linear, linear_levels
 from pipeline.imaging.instance import GreyFacts, Instance
-from pipeline.imaging.resize import Region, View
+from pipeline.imaging.resize import GAP, Region, View
 
 DIVISORS = (8, 4, 2, 1)
 _ROWS_AT_ONCE = 64
@@ -67,7 +67,9 @@ def view(instance: Instance, contract: Contract, region: Region | None = None) -
     step = _block_side(most)
     if step == 1 or not is_linear(instance.pixels, instance.grey, contract.grey):
         return View(grey_levels(instance.pixels, instance.grey, contract.grey), 1, rows, columns)
-    return View(_shrunk_grey(instance.pixels, step, instance.grey, contract.grey), step, rows, columns)
+    return View(
+        _shrunk_grey(instance.pixels, step, instance.grey, contract.grey), step, rows, columns
+    )
 
 
 def closer(seen: View, instance: Instance, contract: Contract, region: Region) -> View:
@@ -77,8 +79,8 @@ def closer(seen: View, instance: Instance, contract: Contract, region: Region) -
 
 
 def _block_side(most: float) -> int:
-    # exact for a whole ratio; else twice the target stays, for an even last step
-    return int(most) if most == int(most) else max(1, int(most / 2))
+    # blocks are all there is to do for a whole ratio; else what is left must be averaged evenly
+    return int(most) if most == int(most) else max(1, int(most / GAP))
 
 
 def _shrunk_grey(
