@@ -52,13 +52,16 @@ class Grey(Part):
     """How stored values of one-channel instances become 0..255, independent of a display.
 
     ``window``: ``header`` uses the first VOI window or LUT of the header (PS3.3 C.11.2),
-    ``range`` the lowest and highest value without padding, ``fixed`` the two numbers below.
+    ``range`` the lowest and highest value without padding, ``percentile`` two percentiles of the
+    values of the region, ``fixed`` the two numbers below.
     MONOCHROME1 is always inverted after this step, exactly once.
     """
 
-    window: Literal["header", "range", "fixed"] = "range"
+    window: Literal["header", "range", "percentile", "fixed"] = "range"
     centre: float | None = None
     width: float | None = Field(default=None, gt=0)
+    low: float = Field(default=0.5, ge=0, lt=50, description="percentile that becomes black")
+    high: float = Field(default=99.5, gt=50, le=100, description="percentile that becomes white")
 
     @model_validator(mode="after")
     def _fixed_needs_numbers(self) -> "Grey":
