@@ -27,7 +27,7 @@ _FRAGMENT, _FRAGMENTS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _FIRST_GROUP = 0x0020
 _DEEPEST = 32
 _MOST_KEPT = 100_000
-_MOST_STEPS = 2_000_000
+_MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,8 @@ def image_header(parsed: Parsed, contract: Contract, frame: int | None = None) -
         warnings.append(f"frame {frame + 1} of {frames}")
     if "ICCProfile" in header and photometric not in _GREY:
         warnings.append("the ICC profile is not applied")
+    if get.text(header, "BurnedInAnnotation").upper() == "YES":
+        warnings.append("the header says that text is burned in")
     little = parsed.little_endian
     view = dicom_facts.view(header, frame)
     accept.require_view(view, contract.accept)

@@ -8,7 +8,7 @@ from data_schemas.contract import Limits
 from data_schemas.errors import ImageError
 from pipeline.imaging import attributes as get
 from pipeline.imaging import limits as line
-from pipeline.imaging.dicom_elements import Encoding, PixelElement, guess, walk
+from pipeline.imaging.dicom_elements import VRS, Encoding, PixelElement, guess, walk
 
 IMPLICIT = "1.2.840.10008.1.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -45,7 +45,9 @@ def parse(data: bytes, limits: Limits) -> Parsed:
         CORRUPT if it can't be parsed; TOO_LARGE if it inflates past the limits or has elements
         without end; TRUNCATED if a deflated object has no end.
     """
-    start = 132 if data[128:132] == b"DICM" else 0
+    # the four letters may also stand in the values of an object without preamble
+    plain = data[:2] == b"\x08\x00" and data[4:6] in VRS
+    start = 132 if data[128:132] == b"DICM" and not plain else 0
     warnings: list[str] = [] if start else ["no preamble"]
     syntax = ""
     if data[start : start + 2] == b"\x02\x00":
@@ -73,6 +75,8 @@ def no_pixels(parsed: Parsed) -> ImageError:
         return ImageError("TRUNCATED", "the DICOM object ends inside its header")
     if "PixelDataProviderURL" in header:
         return ImageError("NOT_AN_IMAGE", "the DICOM object says that its pixels are elsewhere")
+    if "SpectroscopyData" in header:
+        return ImageError("NOT_AN_IMAGE", "the DICOM object holds spectra, not pixels")
     if "Rows" in header and "Columns" in header:
         return ImageError("TRUNCATED", "the DICOM object ends before its pixel data")
     if "DirectoryRecordSequence" in header:

@@ -144,11 +144,28 @@ def breast_part(levels: NDArray[np.float32]) -> tuple[Region, str]:
 
 
 def largest_area(lit: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest 4-connected area of a mask, by its runs in each row, joined to the row before."""
-    parents: list[int] = []
-    sizes: list[int] = []
-    runs: list[tuple[int, int, int, int]] = []
-    above: list[tuple[int, int, int]] = []
+    """Return the largest 4-connected area of a mask."""
+    runs = [run for row, line in enumerate(lit) for run in _runs(row, line)]
+    names = _joined(runs)
+    sizes: dict[int, int] = {}
+    for name, (_, start, stop) in zip(names, runs, strict=True):
+        sizes[name] = sizes.get(name, 0) + stop - start
+    area = np.zeros_like(lit)
+    best = max(sizes, key=lambda name: sizes[name], default=-1)
+    for name, (row, start, stop) in zip(names, runs, strict=True):
+        if name == best:
+            area[row, start:stop] = True
+    return area
+
+
+def _runs(row: int, line: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], line.view(np.int8), [0]))))
+    return [(row, start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+
+
+def _joined(runs: list[tuple[int, int, int]]) -> list[int]:
+    """Return one name for all runs that touch, row by row (union by the lowest name)."""
+    parents = list(range(len(runs)))
 
     def root(name: int) -> int:
         while parents[name] != name:
@@ -156,30 +173,16 @@ def largest_area(lit: NDArray[np.bool_]) -> NDArray[np.bool_]:
             name = parents[name]
         return name
 
-    for row, line in enumerate(lit):
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], line.view(np.int8), [0]))))
-        here: list[tuple[int, int, int]] = []
-        for start, stop in edges.reshape(-1, 2).tolist():
-            name = len(parents)
-            parents.append(name)
-            sizes.append(stop - start)
-            for first, last, other in above:
-                if first < stop and start < last:
-                    one, two = root(name), root(other)
-                    if one != two:
-                        parents[one] = two
-                        sizes[two] += sizes[one]
-            here.append((start, stop, name))
-            runs.append((row, start, stop, name))
-        above = here
-    area = np.zeros_like(lit)
-    if not parents:
-        return area
-    best = max((root(name) for name in range(len(parents))), key=lambda name: sizes[name])
-    for row, start, stop, name in runs:
-        if root(name) == best:
-            area[row, start:stop] = True
-    return area
+    first = 0  # of the row before, the first run that may still touch
+    for here, (row, start, stop) in enumerate(runs):
+        while runs[first][0] < row - 1 or (runs[first][0] == row - 1 and runs[first][2] <= start):
+            first += 1
+        other = first
+        while runs[other][0] == row - 1 and runs[other][1] < stop:
+            one, two = sorted((root(here), root(other)))
+            parents[two] = one
+            other += 1
+    return [root(name) for name in range(len(runs))]
 
 
 def _margin(side: int) -> int:
