@@ -224,10 +224,7 @@ class _Notes:
             lines[header].add(line)
         spread = [header for header, names in tables.items() if len(names) > 1]
         merged = [n for n in Counter(next(iter(t)) for t in tables.values()).values() if n > 1]
-        said = [
-            f"{self.table}: {len(set(other))} rows name the patient otherwise than the header, "
-            + f"the table's name is kept ({lines_of(other)})"
-        ]
+        said = [f"{self.table}: {len(set(other))} rows name the patient otherwise than the header; the table's name is kept ({lines_of(other)})"]  # fmt: skip
         if spread:
             where = lines_of(line for header in spread for line in lines[header])
             said.append(

@@ -73,7 +73,7 @@ def named_files(
                 by_name.append(row)
     table = naming[0].where.rpartition(":")[0]
     if strict:
-        again = [(row, first) for group in rows.values() for row, first in zip(group[1:], group[:1] * len(group))]
+        again = [(row, group[0]) for group in rows.values() for row in group[1:]]
         raise_faults(
             [f"{row.where}: image: no such file in the source" for row in missing]
             + [f"{row.where}: image: several files have this name" for row in several]
@@ -161,7 +161,11 @@ def _nothing_matches(
         f"the source has files like {_some(there)}\n"
         f"(a: letters, 9: digits)"
     )
-    return DatasetError(what, where=table, mend=f"likely cause: {cause}; for a part of a source give the rows of this part only")
+    return DatasetError(
+        what,
+        where=table,
+        mend=f"likely cause: {cause}; for a part of a source give the rows of this part only",
+    )
 
 
 def shape_of(path: str) -> str:

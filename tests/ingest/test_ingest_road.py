@@ -59,7 +59,7 @@ def test_the_manifest_has_its_columns_and_sound_values(mixed, take_in):
     grades = dataset.labels("grade")
     assert (dataset.labels("referable_dr") == (grades >= 2)).all()
     kinds = {label.name: label.kind for label in dataset.info.labels}
-    assert kinds == {"grade": "classes", "referable_dr": "binary"}
+    assert kinds == {"grade": "ordinal", "referable_dr": "binary"}
     sides = manifest["laterality"].to_pylist()
     assert sorted(sides) == ["L", "L", "U", "U", "U", "U", "U", "U"]
     known = {

@@ -160,7 +160,7 @@ def _tar_members(
     try:
         with tarfile.open(fileobj=plain, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # else every header stays in memory
+                archive.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
                 name = member.name.removeprefix("./")
                 if member.islnk() or member.issym():
                     links += 1

@@ -64,9 +64,9 @@ def patiently(
     for attempt in range(1, attempts):
         try:
             return call()
-        except (*final, ImageError):
-            raise
-        except again:
+        except again as error:
+            if isinstance(error, (*final, ImageError)):
+                raise
             time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
     return call()
 
