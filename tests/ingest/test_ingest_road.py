@@ -262,7 +262,7 @@ def test_the_command_prints_a_funnel(mixed, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr()
     assert "16  files read" in printed.out
     assert "-2  CONFLICTING_LABEL" in printed.out
-    assert "grade (classes): 0: 2, 1: 4, 2: 1, 3: 1" in printed.out
+    assert "grade (ordinal): 0: 2, 1: 4, 2: 1, 3: 1" in printed.out
     key = tmp_path / ".hilum/pseudonym.key"
     assert f"{key}" in printed.err
     assert key.stat().st_mode & 0o777 == 0o600
