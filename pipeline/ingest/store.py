@@ -70,7 +70,8 @@ class Dataset:
             np.lib.format.read_magic(stream)
             np.lib.format.read_array_header_1_0(stream)
             stream.seek(int(self._row[index]) * length, os.SEEK_CUR)
-            return stream.read(length)
+            pixels: bytes = stream.read(length)
+        return pixels
 
     def _strings(self, column: str) -> NDArray[np.str_]:
         return np.array(self.manifest[column].to_pylist(), dtype=np.str_)
