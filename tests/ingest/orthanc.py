@@ -6,13 +6,13 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
@@ -29,19 +29,15 @@ class Orthanc:
     def dicomweb(self) -> str:
         return f"dicomweb+{self.url}/dicom-web"
 
-    def request(self, path: str, data: bytes | None = None, method: str | None = None) -> bytes:
-        request = urllib.request.Request(f"{self.url}{path}", data=data, method=method)
-        if self.user:
-            import base64
-
-            secret = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-            request.add_header("Authorization", f"Basic {secret}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.read()
+    def request(self, path: str, data: bytes | None = None, method: str = "GET") -> bytes:
+        login = (self.user, self.password) if self.user else None
+        answer = requests.request(method, f"{self.url}{path}", data=data, auth=login, timeout=30)
+        answer.raise_for_status()
+        return answer.content
 
     def store(self, data: bytes) -> str:
         """Store an instance as it is; return Orthanc's own name of it."""
-        return json.loads(self.request("/instances", data))["ID"]
+        return json.loads(self.request("/instances", data, "POST"))["ID"]
 
 
 def needed() -> None:

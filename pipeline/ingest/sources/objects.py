@@ -19,6 +19,7 @@ from pipeline.ingest.sources.listing import (
 )
 
 _REQUESTS = 16
+_REFUSED = "`{}://` refuses one of --storage-option"
 # waiting changes nothing about these
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImageError)
 
@@ -75,7 +76,11 @@ class _Storage:
     def listed(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Return (place, path, details) of every object, in order of places."""
         try:
+            self.system.invalidate_cache()  # fsspec remembers listings for the process's life
             found = self.system.find(self.root, detail=True)
+            self.system.invalidate_cache()
+        except TypeError as error:  # some storage looks at its options only now
+            raise UsageError(_REFUSED.format(self.protocol)) from error
         # every storage has its own errors, and wrong credentials have many
         except Exception as error:
             raise DatasetError(
@@ -132,7 +137,7 @@ def file_system(protocol: str, access: Access) -> Any:
     except ValueError as error:
         raise UsageError(f"fsspec knows no `{protocol}://`") from error
     except TypeError as error:
-        raise UsageError(f"`{protocol}://` refuses one of --storage-option") from error
+        raise UsageError(_REFUSED.format(protocol)) from error
 
 
 def read_object(protocol: str, access: Access, path: str) -> bytes:
