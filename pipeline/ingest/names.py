@@ -15,6 +15,7 @@ from pipeline.ingest.records import SourceFile
 from pipeline.ingest.table import raise_faults
 
 _SHOWN = 8
+_ENDINGS = {"bmp", "dcm", "dicom", "ima", "jp2", "jpeg", "jpg", "png", "tif", "tiff", "webp"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -171,7 +172,7 @@ def _nothing_matches(
 def shape_of(path: str) -> str:
     """Return what a path looks like without telling it: letters as a, digits as 9, its ending kept."""
     whole, dot, ending = path.rpartition(".")
-    if not dot or "/" in ending or len(ending) > 5 or not ending.isascii():
+    if ending.lower() not in _ENDINGS:  # any other might be half a name
         whole, dot, ending = path, "", ""
     text = re.sub(r"[^\W\d_]+", "a", whole.replace("\\", "/"))
     return re.sub(r"\d+", "9", text) + dot + ending

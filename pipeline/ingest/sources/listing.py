@@ -91,7 +91,8 @@ def spelled(path: str | os.PathLike[str]) -> str:
 
 def is_hidden(place: str) -> bool:
     """Tell whether a part of a place begins with a dot, or is the shadow folder of macOS archives."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in place.split("/"))
+    parts = [part for part in place.split("/") if part not in (".", "..")]
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def finished(files: Iterable[SourceFile], most_bytes: int) -> tuple[SourceFile, ...]:
