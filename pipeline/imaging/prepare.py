@@ -10,6 +10,7 @@ from pipeline.imaging import quality
 from pipeline.imaging.colour import display_levels, with_channels
 from pipeline.imaging.field import black_outside, find_field
 from pipeline.imaging.instance import Instance, Prepared
+from pipeline.imaging.regions import focus
 from pipeline.imaging.resize import Region, cut, resize
 
 
@@ -24,6 +25,8 @@ def prepare(instance: Instance, contract: Contract) -> Prepared:
         BLANK if there is no content or no field of view; NOT_COLOUR if the contract requires
         colour and red, green and blue are the same.
     """
+    part = focus(instance, contract)
+    instance, contract = part.instance, part.contract
     levels = display_levels(instance, contract.grey)
     require_content(levels, contract)
     region, visible = region_of(levels, instance.aspect, contract)
@@ -33,7 +36,7 @@ def prepare(instance: Instance, contract: Contract) -> Prepared:
     if contract.region == "fundus_field":
         fitted = black_outside(fitted)
     pixels = with_channels(fitted, contract.channels)
-    return Prepared(pixels, region, answer, instance.warnings)
+    return Prepared(pixels, part.in_source(region), answer, instance.warnings)
 
 
 def require_content(levels: NDArray[np.uint8], contract: Contract) -> None:

@@ -26,8 +26,9 @@ from pipeline.ingest.join import Joined, join, without_labels
 from pipeline.ingest.journal import Header, fingerprint
 from pipeline.ingest.labels import LabelColumn, Labels, read_labels
 from pipeline.ingest.names import NamedFiles, named_files
-from pipeline.ingest.previous import open_previous
-from pipeline.ingest.records import Refusal, SourceFile, Taken
+from pipeline.ingest.patients import place_key
+from pipeline.ingest.previous import LOST, open_previous
+from pipeline.ingest.records import Chosen, Refusal, SourceFile, Taken
 from pipeline.ingest.sources.ahead import fetched_ahead
 from pipeline.ingest.sources.listing import Access, Listing
 from pipeline.ingest.sources.open import open_source
@@ -115,7 +116,10 @@ def ingest(
             key_sha256=fingerprint(key),
             hilum_version=our_version(),
         )
-        previous = None if options.force else open_previous(out, contract, header)
+        previous = None
+        if not options.force:
+            places = (place_key(key, file.place) for file in listing.files)
+            previous = open_previous(out, contract, header, places)
         if previous is not None:
             header = header.model_copy(update={"previous_sha256": previous.info.content_sha256})
         image_bytes = contract.size * contract.size * contract.channels
@@ -123,16 +127,20 @@ def ingest(
             engine = partial(
                 _stream, contract=contract, key=key, options=options, requests=listing.requests
             )
-            taken, refusals = take_all(work, listing.files, key, engine, progress)
-            if not taken:
-                discard(part)
-                raise DatasetError(f"no image is left: {_funnel(refusals)}", where=str(source))
-            joined = given.joined(taken, key)
+            while True:
+                taken, refusals = take_all(work, listing.files, key, engine, progress)
+                joined = given.joined(taken, key)
+                chosen, doubles = _choose(joined)
+                # chosen now, but refused in the version before: their pixels weren't kept
+                lost = {i.taken.place_key for i in chosen if i.taken.spool_row == LOST}
+                if not lost:
+                    break
+                work.forget(lost)
             for remark in joined.remarks:
                 options.say(remark)
-            stay, doubles = without_duplicates(joined.pairs)
             refusals += joined.refusals + doubles
-            chosen = assign(stay)
+            if not taken:
+                discard(part)
             if not chosen:
                 raise DatasetError(f"no image is left: {_funnel(refusals)}", where=str(source))
             name = options.name or listing.name
@@ -143,6 +151,11 @@ def ingest(
     if previous is not None and info is previous.info:
         options.say(f"nothing has changed: version {info.version} stays as it is")
     return info
+
+
+def _choose(joined: Joined) -> tuple[list[Chosen], list[Refusal]]:
+    stay, doubles = without_duplicates(joined.pairs)
+    return assign(stay), doubles
 
 
 @contextmanager
