@@ -14,7 +14,7 @@ from pipeline.imaging.workers import End
 from pipeline.ingest.folder import clear
 from pipeline.ingest.journal import Entry, Header, Journal, begin, header_of, state_key
 from pipeline.ingest.patients import place_key
-from pipeline.ingest.previous import LOST, Previous
+from pipeline.ingest.previous import Previous
 from pipeline.ingest.records import Refusal, SourceFile, Taken
 from pipeline.ingest.spool import Spool
 from pipeline.ingest.taking import Image, Outcome, Seen, digest_of, sorted_digests
@@ -51,11 +51,9 @@ class Work:
         return row < 0 or self._spool.holds(row, taken.pixel_sha256)
 
     def _note(self, entry: Entry, place: int) -> None:
-        lasting = entry.lasting()
-        self._done[entry.place_key] = (entry.state_key if lasting else "", place)
-        own = (taken.spool_row for taken in entry.outcomes if isinstance(taken, Taken))
-        if lasting and LOST not in own:
+        if entry.lasting():
             self._digests[entry.source_sha256] = place
+        self._done[entry.place_key] = (entry.state_key if entry.lasting() else "", place)
 
     def is_done(self, place: str, state: str) -> bool:
         """Tell whether a file was taken in this very state. Both are keyed hashes."""
@@ -66,9 +64,10 @@ class Work:
         return sorted_digests(digest for digest in self._digests if digest)
 
     def forget(self, places: Iterable[str]) -> None:
-        """Count files as not done: they will be taken again."""
+        """Count files as not done, nor their bytes as known: they will be taken again."""
         for place in places:
-            self._done.pop(place, None)
+            _, at = self._done.pop(place)
+            self._digests.pop(self.journal.at(at).source_sha256, None)
 
     def add(self, image: Image) -> Taken:
         """Put an image's pixels into the spool."""

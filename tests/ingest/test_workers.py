@@ -79,6 +79,17 @@ def test_a_slow_listener_is_not_the_workers_fault():
     assert [end.code for end in told if isinstance(end, End)] == ["", "", ""]
 
 
+def test_answers_nobody_waited_for_do_not_come_later():
+    with Crew(work, 2, WorkerLimits(seconds=60)) as crew:
+        for _ in crew.stream([f"who {k}" for k in range(8)]):
+            break
+        told = [(thing, answer) for thing, answer in crew.stream(["ok 9"])]
+        assert told == [("ok 9", "9"), ("ok 9", End())]
+        before = {worker.process.pid for worker in crew._workers}
+        list(crew.stream(["ok 1", "ok 2"]))
+        assert before <= {worker.process.pid for worker in crew._workers}
+
+
 def test_a_crew_can_be_closed_in_the_middle():
     began = time.monotonic()
     with Crew(work, 2, WorkerLimits(seconds=60)) as crew:
