@@ -9,13 +9,15 @@ from data_schemas.contract import Contract
 from data_schemas.dataset import DatasetInfo
 from data_schemas.errors import DatasetError, UsageError
 from data_schemas.progress import Progress
-from pipeline.ingest.choose import assign, without_duplicates
+from pipeline.ingest.choose import without_duplicates
 from pipeline.ingest.folder import building, check_target
 from pipeline.ingest.join import Rows, join, rows_of
 from pipeline.ingest.labels import LabelColumn, read_labels
 from pipeline.ingest.listing import Listing, from_folder
 from pipeline.ingest.medmnist import from_npz, is_npz
 from pipeline.ingest.records import Refusal, Taken
+from pipeline.ingest.splits import SplitRule, assign
+from pipeline.ingest.store import CONTRACT, INFO, MANIFEST, REFUSED
 from pipeline.ingest.table import read_table
 from pipeline.ingest.taking import take_file
 from pipeline.ingest.write import (
@@ -26,11 +28,6 @@ from pipeline.ingest.write import (
     write_manifest,
     write_refusals,
 )
-
-INFO = "dataset.json"
-CONTRACT = "contract.json"
-MANIFEST = "manifest.parquet"
-REFUSED = "refusals.parquet"
 
 
 def _mute(remark: str) -> None:
@@ -92,9 +89,9 @@ def ingest(
         with Spool(folder / "pixels.spool", image_bytes) as spool:
             taken, refusals = _take_all(listing, contract, key, spool, progress)
             pairs, unlabelled = join(taken, label_rows, key)
-            stay, doubles = without_duplicates(pairs)
+            stay, doubles = without_duplicates(pairs, tuple(column.name for column in columns))
             refusals += unlabelled + doubles
-            chosen = assign(stay)
+            chosen = assign(stay, SplitRule(), doubles)
             if not chosen:
                 raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
             shape = (contract.size, contract.size, contract.channels)
@@ -103,6 +100,8 @@ def ingest(
         rows = manifest_rows(chosen, columns, shard_rows(image_bytes))
         name = options.name or source.resolve().stem
         info = dataset_info(rows, refusals, columns, contract, (name, shards))
+        official = any(image.known.official_test for image in chosen)
+        info = info.model_copy(update={"published_test": official})
         write_manifest(folder / MANIFEST, rows, columns)
         write_refusals(folder / REFUSED, refusals)
         contract.write_json(folder / CONTRACT)
