@@ -1,33 +1,42 @@
 """The way from a source to a data set folder, in one function."""
 
+import errno
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data_schemas.contract import Contract
 from data_schemas.dataset import DatasetInfo
 from data_schemas.errors import DatasetError, UsageError
 from data_schemas.progress import Progress
-from pipeline.ingest.choose import without_duplicates
-from pipeline.ingest.folder import building, check_target
+from data_schemas.version import our_version
+from pipeline.imaging.workers import WorkerLimits
+from pipeline.ingest import local_engine, ray_engine
+from pipeline.ingest.build import Result, build
+from pipeline.ingest.choose import choose
+from pipeline.ingest.folder import check_target, discard, part_of
 from pipeline.ingest.join import Rows, join, rows_of
+from pipeline.ingest.journal import Header, fingerprint
 from pipeline.ingest.labels import LabelColumn, read_labels
 from pipeline.ingest.listing import Listing, from_folder
 from pipeline.ingest.medmnist import from_npz, is_npz
-from pipeline.ingest.records import Refusal, Taken
-from pipeline.ingest.splits import SplitRule, assign
-from pipeline.ingest.store import CONTRACT, INFO, MANIFEST, REFUSED
+from pipeline.ingest.patients import pseudonym
+from pipeline.ingest.previous import Previous, open_previous
+from pipeline.ingest.records import Refusal, SourceFile
+from pipeline.ingest.splits import SplitRule
 from pipeline.ingest.table import read_table
 from pipeline.ingest.taking import take_file
-from pipeline.ingest.write import (
-    Spool,
-    dataset_info,
-    manifest_rows,
-    shard_rows,
-    write_manifest,
-    write_refusals,
-)
+from pipeline.ingest.work import Said, Work, open_work, take_all
+from pipeline.ingest.write import INFO
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _mute(remark: str) -> None:
@@ -43,7 +52,20 @@ class Options:
     labels: tuple[str, ...] = ()
     """Labels to use; empty: all."""
     force: bool = False
-    """Replace an older data set in the same place."""
+    """Build the data set anew, whatever stands in its place."""
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 0
+    """Processes that decode; 0: one for each core."""
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    """What one image may cost."""
+    ray_address: str = ""
+    """A running Ray cluster; empty: this machine."""
+    splits: SplitRule = field(default_factory=SplitRule)
+    """How patients are put into splits and folds; ``external`` holds sites by name or pseudonym."""
+    drop_near_duplicates: bool = False
+    """Refuse images that are almost the same as one of a more sealed split."""
+    examine: bool = True
+    """Let the leak doctor look at the data set before it is published."""
     say: Callable[[str], None] = _mute
     """Called with remarks for a person."""
 
@@ -60,6 +82,10 @@ def ingest(
 ) -> DatasetInfo:
     """Turn a source into a data set folder: every file ends as an image or as a refusal.
 
+    What is done is kept in a hidden folder beside ``out``: an ingestion that was killed goes on where
+    it stopped. If ``out`` holds a data set of this source, contract and key, it becomes its next
+    version; with nothing new it stays as it is.
+
     Parameters
     ----------
     source
@@ -67,7 +93,7 @@ def ingest(
     labels
         CSV or Parquet; ``None`` for a ``.npz``, or for a data set without labels.
     out
-        The folder to write. It appears whole or not at all.
+        The folder to write. It appears, or is replaced, whole or not at all.
     key
         Key of the patients' pseudonyms.
 
@@ -76,37 +102,95 @@ def ingest(
     UsageError
         If source, labels and out don't go together.
     DatasetError
-        If the label table is wrong (all faults at once), or no image is left.
+        If the label table is wrong (all faults at once), no image is left, or the disk is full.
     """
-    check_target(out, force=options.force, mark=INFO)
+    check_target(out, mark=INFO)
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise UsageError("lies inside the source folder", where=out, mend="write it elsewhere")
     listing, columns, label_rows = _listing(source, labels, options, key)
     for remark in listing.remarks:
         options.say(remark)
-    image_bytes = contract.size * contract.size * contract.channels
-    with building(out) as folder:
-        with Spool(folder / "pixels.spool", image_bytes) as spool:
-            taken, refusals = _take_all(listing, contract, key, spool, progress)
+    with part_of(out) as part, _room(out):
+        header = Header(
+            contract_sha256=contract.digest(),
+            key_sha256=fingerprint(key),
+            hilum_version=our_version(),
+        )
+        previous = None if options.force else open_previous(out, contract, header)
+        if previous is not None:
+            header = header.model_copy(update={"previous_sha256": previous.info.content_sha256})
+        image_bytes = contract.size * contract.size * contract.channels
+        with open_work(part, header, image_bytes, previous, options.say) as work:
+            engine = partial(_stream, contract=contract, key=key, options=options)
+            taken, refusals = take_all(work, listing.files, key, engine, progress)
+            if not taken:
+                discard(part)
+                raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
             pairs, unlabelled = join(taken, label_rows, key)
-            stay, doubles = without_duplicates(pairs, tuple(column.name for column in columns))
-            refusals += unlabelled + doubles
-            chosen = assign(stay, SplitRule(), doubles)
+            names = tuple(column.name for column in columns)
+            rule = _split_rule(options, previous, key)
+            array = partial(_array, work, contract) if options.drop_near_duplicates else None
+            chosen, left = choose(pairs, names, rule, array, progress)
+            refusals += unlabelled + left
             if not chosen:
                 raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
-            shape = (contract.size, contract.size, contract.channels)
-            rows_of_spool = [image.taken.spool_row for image in chosen]
-            shards = spool.shards(rows_of_spool, shape, folder, progress)
-        rows = manifest_rows(chosen, columns, shard_rows(image_bytes))
-        name = options.name or source.resolve().stem
-        info = dataset_info(rows, refusals, columns, contract, (name, shards))
-        official = any(image.known.official_test for image in chosen)
-        info = info.model_copy(update={"published_test": official})
-        write_manifest(folder / MANIFEST, rows, columns)
-        write_refusals(folder / REFUSED, refusals)
-        contract.write_json(folder / CONTRACT)
-        info.write_json(folder / INFO)
+            name = options.name or source.resolve().stem
+            result = Result(
+                name,
+                len(listing.files),
+                contract,
+                columns,
+                taken,
+                chosen,
+                refusals,
+                folds=rule.folds,
+                examined=options.examine,
+            )
+            info = build(result, work, part, out, previous=previous, progress=progress)
+    if previous is not None and info is previous.info:
+        options.say(f"nothing has changed: version {info.version} stays as it is")
     return info
+
+
+def _split_rule(options: Options, previous: Previous | None, key: bytes) -> SplitRule:
+    # a site may be named as the label table has it, or as the header's institution
+    named = options.splits.external
+    sites = {site: frozenset({site, pseudonym(key, f"site:{site}")}) for site in named}
+    before = {} if previous is None else previous.splits()
+    return replace(options.splits, external=sites, before=before)
+
+
+def _array(work: Work, contract: Contract, row: int) -> NDArray[np.uint8]:
+    shape = (contract.size, contract.size, contract.channels)
+    return np.frombuffer(work.pixels_at(row), np.uint8).reshape(shape)
+
+
+@contextmanager
+def _room(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DatasetError(
+            "the disk is full",
+            where=out.parent,
+            mend="make room and run the same command again: it goes on where it stopped",
+        ) from error
+
+
+def _stream(
+    files: Iterable[SourceFile],
+    known: NDArray[np.bytes_] | None,
+    *,
+    contract: Contract,
+    key: bytes,
+    options: Options,
+) -> Iterator[Said]:
+    task = partial(take_file, contract=contract, key=key, known=known)
+    if options.engine == "ray":
+        return ray_engine.stream(files, task, options.workers, options.limits, options.ray_address)
+    return local_engine.stream(files, task, options.workers, options.limits)
 
 
 def _listing(
@@ -124,23 +208,6 @@ def _listing(
     for remark in table.remarks:
         options.say(remark)
     return listing, table.columns, rows_of(table, labels, source, listing.files, key)
-
-
-def _take_all(
-    listing: Listing, contract: Contract, key: bytes, spool: Spool, progress: Progress
-) -> tuple[list[Taken], list[Refusal]]:
-    taken: list[Taken] = []
-    refusals: list[Refusal] = []
-    for done, file in enumerate(listing.files, start=1):
-        for outcome in take_file(file, contract, key):
-            if isinstance(outcome, Refusal):
-                refusals.append(outcome)
-            else:
-                row = spool.add(outcome.pixels)
-                taken.append(replace(outcome.taken, spool_row=row))
-        progress(done, len(listing.files), "reading")
-    taken.sort(key=lambda t: (t.source_sha256, t.frame, t.pixel_sha256, t.place_key))
-    return taken, refusals
 
 
 def _funnel(refusals: list[Refusal]) -> str:

@@ -29,8 +29,9 @@ class SplitRule:
     """Share of the patients for each split; together 1."""
     folds: int = 0
     """Cross-validation folds over all patients outside test and external; 0: none."""
-    external: frozenset[str] = frozenset()
-    """Values of ``site`` that are held out: their patients, whole, make the split external."""
+    external: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Sites that are held out, by the name somebody gave -> the values of ``site`` that it may mean.
+    Their patients, whole, make the split external."""
     before: Mapping[str, tuple[Split, int]] = field(default_factory=dict)
     """Split and fold of the patients of the version before: they keep both."""
 
@@ -155,9 +156,9 @@ def _given(stay: list[Pair], people: dict[str, str]) -> dict[str, tuple[Split, s
     return given
 
 
-def _at_sites(stay: list[Pair], sites: frozenset[str]) -> set[str]:
+def _at_sites(stay: list[Pair], sites: Mapping[str, frozenset[str]]) -> set[str]:
     found = Counter(known.site for _, known in stay)
-    missing = sorted(sites - found.keys())
+    missing = sorted(name for name, values in sites.items() if not values & found.keys())
     if missing:
         known_sites = ", ".join(f"{site} ({found[site]} images)" for site in sorted(found) if site)
         raise DatasetError(
@@ -167,7 +168,8 @@ def _at_sites(stay: list[Pair], sites: frozenset[str]) -> set[str]:
             if known_sites
             else "give a column `site` in the label table: no image has a site",
         )
-    return {known.patient for _, known in stay if known.site in sites}
+    wanted = frozenset().union(*sites.values())
+    return {known.patient for _, known in stay if known.site in wanted}
 
 
 def _strata(stay: list[Pair], people: dict[str, str]) -> dict[str, Stratum]:

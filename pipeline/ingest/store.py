@@ -1,5 +1,6 @@
 """Opens a data set folder: its documents checked, its pixels memory-mapped."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,7 @@ from data_schemas.contract import Contract
 from data_schemas.dataset import MANIFEST_COLUMNS, DatasetInfo
 from data_schemas.errors import DatasetError, HilumError
 from data_schemas.terms import SPLITS
-
-INFO = "dataset.json"
-CONTRACT = "contract.json"
-MANIFEST = "manifest.parquet"
-REFUSED = "refusals.parquet"
-LEAKS = "leaks.json"
+from pipeline.ingest.write import CONTRACT, INFO, MANIFEST, REFUSED
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,16 @@ class Dataset:
             if len(here):
                 out[here] = pixels[row[here]]
         return out
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of one prepared array, read from its file: nothing stays mapped in memory."""
+        name = self.info.shards[self._shard[index]]
+        length = self.info.size**2 * self.info.channels
+        with (self.folder / name).open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            np.lib.format.read_array_header_1_0(stream)
+            stream.seek(int(self._row[index]) * length, os.SEEK_CUR)
+            return stream.read(length)
 
     def refusals(self) -> list[dict[str, Any]]:
         """Return the rows of ``refusals.parquet``, without their thumbnails."""

@@ -27,13 +27,27 @@ class Image:
     pixels: bytes
 
 
-Outcome = Image | Refusal
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The file's bytes were taken before, and needn't be decoded again."""
+
+    source_sha256: str
 
 
-def take_file(file: SourceFile, contract: Contract, key: bytes) -> Iterator[Outcome]:
+Outcome = Image | Refusal | Seen
+
+
+def take_file(
+    file: SourceFile, contract: Contract, key: bytes, known: NDArray[np.bytes_] | None = None
+) -> Iterator[Outcome]:
     """Take every image of one file; always at least one outcome, never an exception.
 
     Raw identifiers become pseudonyms here and go no further.
+
+    Parameters
+    ----------
+    known
+        Digests of files that were taken before, as :func:`sorted_digests` returns them.
     """
     place = place_key(key, file.place)
     try:
@@ -47,6 +61,9 @@ def take_file(file: SourceFile, contract: Contract, key: bytes) -> Iterator[Outc
         reason = "the file can't be read from its storage"
         yield Refusal("", "CORRUPT", reason, place_key=place)
         return
+    if known is not None and _is_known(digest := _digest(data), known):
+        yield Seen(digest)
+        return
     try:
         for instance in _instances(data, contract):
             yield _outcome(instance, contract, key, file, place)
@@ -59,6 +76,26 @@ def take_file(file: SourceFile, contract: Contract, key: bytes) -> Iterator[Outc
         # the message may hold a piece of the header: the kind of fault is enough
         reason = f"the reader failed with {type(error).__name__}"
         yield Refusal(_digest(data), "CORRUPT", reason, place_key=place)
+
+
+def digest_of(file: SourceFile) -> str:
+    """Return the digest of a file whose decoder died; empty if it can't be read."""
+    try:
+        return _digest(file.fetch())
+    except OSError:
+        return ""
+
+
+def sorted_digests(digests: Iterable[str]) -> NDArray[np.bytes_] | None:
+    """Return digests as 32 bytes each, sorted, so that many of them fit into a worker; None if none."""
+    packed = np.array([bytes.fromhex(digest) for digest in digests], "S32")
+    return np.sort(packed) if len(packed) else None
+
+
+def _is_known(digest: str, known: NDArray[np.bytes_]) -> bool:
+    sought = np.array([bytes.fromhex(digest)], "S32")
+    place = int(np.searchsorted(known, sought)[0])
+    return place < len(known) and bool(known[place : place + 1] == sought)
 
 
 def _instances(data: bytes | NDArray[Any], contract: Contract) -> Iterable[Instance]:

@@ -1,8 +1,11 @@
 """Examines a data set folder: every check in order, one report."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from data_schemas.dataset import DatasetInfo
 from data_schemas.leaks import LeakFinding, LeakReport
 from data_schemas.progress import Progress
 from pipeline.ingest.leaks.copies import across_splits, with_other_labels
@@ -17,8 +20,9 @@ from pipeline.ingest.leaks.images import Images, images_of
 from pipeline.ingest.leaks.neighbours import FEWEST, NEAR, Pair, near_copies
 from pipeline.ingest.leaks.shortcut import shortcuts
 from pipeline.ingest.leaks.sides import contradicting_sides
-from pipeline.ingest.leaks.small import binned
-from pipeline.ingest.store import INFO, LEAKS, Dataset
+from pipeline.ingest.leaks.small import binned, unmapped
+from pipeline.ingest.store import Dataset
+from pipeline.ingest.write import INFO, LEAKS
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +79,15 @@ def examine(dataset: Dataset, progress: Progress) -> LeakReport:
     )
 
 
-def examine_and_keep(dataset: Dataset, progress: Progress) -> LeakReport:
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A report, and the data set's document with its counts."""
+
+    report: LeakReport
+    info: DatasetInfo
+
+
+def examine_and_keep(dataset: Dataset, progress: Progress) -> Examined:
     """Examine a data set, write ``leaks.json`` into its folder and the counts into ``dataset.json``.
 
     The digest of the content stays as it is.
@@ -84,7 +96,7 @@ def examine_and_keep(dataset: Dataset, progress: Progress) -> LeakReport:
     report.write_json(dataset.folder / LEAKS)
     info = dataset.info.model_copy(update={"leaks": report.counts()})
     info.write_json(dataset.folder / INFO)
-    return report
+    return Examined(report, info)
 
 
 def kept_report(dataset: Dataset) -> LeakReport | None:
@@ -101,7 +113,7 @@ def _near(dataset: Dataset, progress: Progress, done: list[str], skipped: list[s
     if count < FEWEST:
         skipped.append(f"near-duplicates: {count} images are too few to say what is alike")
         return []
-    pairs = near_copies(dataset.pixels, count, progress)
+    pairs = near_copies(unmapped(dataset), count, progress)
     done.append(
         f"near-duplicates: {len(pairs)} pairs of {count} images correlate {NEAR:.2f} or more"
     )
@@ -150,9 +162,10 @@ def _looked_at(
     fundus = dataset.contract.region == "fundus_field" and dataset.info.channels == 3
     sided = fundus and bool(np.isin(images.laterality, ("L", "R")).any())
     disc = np.zeros(count)
+    pixels = unmapped(dataset)
     for start in range(0, count, _BLOCK):
         places = np.arange(start, min(start + _BLOCK, count))
-        pictures = dataset.pixels(places)
+        pictures = pixels(places)
         small = binned(pictures, _BORDER).mean(-1)
         ring = np.concatenate(
             [small[:, 0], small[:, -1], small[:, 1:-1, 0], small[:, 1:-1, -1]], axis=1

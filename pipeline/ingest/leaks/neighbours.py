@@ -7,19 +7,17 @@ pictures have in common is taken out first: their mean and their strongest patte
 behind the numbers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_schemas.progress import Progress
-from pipeline.ingest.leaks.small import binned
+from pipeline.ingest.leaks.small import Pixels, binned
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Pixels = Callable[[Ints], NDArray[np.uint8]]
-"""Prepared arrays [n, S, S, C] of the images at these places."""
 
 NEAR = 0.90
 """Least correlation of what is a picture's own. Measured: other patients stay below 0.86, re-saved,
@@ -34,7 +32,7 @@ _HASH = 128
 _CANDIDATE = 0.85
 _LEARN_FROM = 4000
 _MOST_PAIRS = 200_000
-_READ = 256
+_READ = 64
 _ROWS, _COLUMNS = 2048, 8192
 
 

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from pipeline.ingest.leaks.examine import examine_and_keep
     from pipeline.ingest.store import open_dataset
 
-    report = examine_and_keep(open_dataset(options.dataset), console.progress)
+    report = examine_and_keep(open_dataset(options.dataset), console.progress).report
     shown = len(report.findings) if options.all else _SHOWN
     console.result(report_text(report, shown), report.model_dump(mode="json"))
     return 1 if options.strict and report.blocking else 0
@@ -48,10 +48,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def report_text(report: "LeakReport", shown: int = _SHOWN) -> str:
     """Return the report as a person reads it: findings by kind, the blocking first, at most ``shown`` each."""
-    lines = [
-        f"{report.images} images: {report.blocking} findings block training, "
-        f"{report.warnings} are for a person to look at"
-    ]
+    head = f"{report.images} images: {report.blocking} findings block training, "
+    lines = [f"{head}{report.warnings} are for a person to look at"]
     for (severity, kind), group in groupby(report.findings, lambda f: (f.severity, f.kind)):
         findings = list(group)
         lines += ["", f"{severity}: {kind.replace('_', ' ')} ({len(findings)})"]
