@@ -70,7 +70,8 @@ class Dataset:
             np.lib.format.read_magic(stream)
             np.lib.format.read_array_header_1_0(stream)
             stream.seek(int(self._row[index]) * length, os.SEEK_CUR)
-            return stream.read(length)
+            pixels: bytes = stream.read(length)
+        return pixels
 
     def refusals(self) -> list[dict[str, Any]]:
         """Return the rows of ``refusals.parquet``, without their thumbnails."""

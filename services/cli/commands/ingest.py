@@ -102,6 +102,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from pipeline.ingest.ingest import Options, ingest
     from services.cli.settings import resolve
 
+    if options.engine == "ray":  # nothing is sent anywhere, and its chatter stays in its own logs
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     preset = options.contract or ("medmnist" if options.source.suffix == ".npz" else "any")
     contract = resolve(Contract, "contracts", [preset], options.set)
     info = ingest(
@@ -130,7 +133,8 @@ def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
     """Return the counts of a data set as text: files, refusals by code, images, splits, labels."""
     from data_schemas.dataset import REFUSALS
 
-    lines = [f"{info['files_read']:>8}  files read"]
+    lines = [" -> ".join(_steps(info))]
+    lines += [f"{info['files_read']:>8}  files read"]
     lines += [f"{-count:>8}  {code}: {REFUSALS[code]}" for code, count in info["refused"].items()]
     splits = ", ".join(f"{split} {count}" for split, count in info["splits"].items())
     lines.append(f"{info['images']:>8}  images of {info['patients']} patients ({splits})")
@@ -142,6 +146,26 @@ def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
         lines.append(f"{'':>10}{label['name']} ({label['kind']}): {counts}")
     lines.append(f"{out}: data set `{info['name']}`, content {info['content_sha256'][:16]}")
     return "\n".join(lines)
+
+
+_STEPS = (
+    ("graded sufficient", ("UNGRADABLE", "BURNED_IN_TEXT")),
+    ("labelled", ("NO_LABEL",)),
+    ("kept", ("DUPLICATE", "CONFLICTING_LABEL", "NEAR_DUPLICATE")),
+)
+"""What happens to a readable image, in order, and the codes of those that are lost on each step."""
+
+
+def _steps(info: dict) -> list[str]:  # type: ignore[type-arg]
+    # counted from the end: a file of many frames may give many images
+    left = info["images"]
+    steps: list[str] = []
+    for name, codes in reversed(_STEPS):
+        lost = sum(info["refused"].get(code, 0) for code in codes)
+        if lost:
+            steps.append(f"{left:,} {name}")
+        left += lost
+    return [f"{info['files_read']:,} files", f"{left:,} readable", *reversed(steps)]
 
 
 def _key(file: Path | None, console: Console) -> bytes:
