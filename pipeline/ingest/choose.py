@@ -50,7 +50,7 @@ def without_duplicates(
     """Return which images stay, and the refusals of the others.
 
     Equal prepared pixels whose known labels agree stay once: the one with most labels known, of the
-    first patient, the first in the order given. If a label has two different known values, none
+    most sealed split, of the first patient, the first in the order given. If a label has two different known values, none
     stays. The images of a published test split always stay, so that figures on it compare with
     published ones; their twins elsewhere go.
 
@@ -110,7 +110,12 @@ def without_near_duplicates(
 
 def _fullest(pairs: list[Pair], places: list[int]) -> int:
     # of two patients who share all their photographs, one then keeps all of them
-    return min(places, key=lambda k: (pairs[k][1].labels.count(None), pairs[k][1].patient, k))
+    def order(place: int) -> tuple[int, int, str, int]:
+        known = pairs[place][1]
+        missing = known.labels.count(None)
+        return missing, sealed_rank(known.split or "train"), known.patient, place
+
+    return min(places, key=order)
 
 
 def _differing(known: list[Known], names: tuple[str, ...]) -> str:
