@@ -48,12 +48,57 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", default="", help="the data set's name (default: SOURCE's)")
     parser.add_argument("--key-file", type=Path, help="file with the key of the pseudonyms")
-    parser.add_argument("--force", action="store_true", help="replace an older data set in --out")
+    parser.add_argument(
+        "--force", action="store_true", help="build anew, even if --out holds a data set"
+    )
+    engine = parser.add_argument_group("how the work is done (the result is the same)")
+    engine.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="processes here, or Ray"
+    )
+    engine.add_argument(
+        "--workers",
+        type=_whole,
+        default=0,
+        metavar="N",
+        help="processes that decode (default: one for each core)",
+    )
+    engine.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds for one image; then its file is refused (default: 120)",
+    )
+    engine.add_argument(
+        "--memory",
+        type=_whole,
+        default=2048,
+        metavar="MIB",
+        help="memory for one image; 0: no limit (default: 2048)",
+    )
+    engine.add_argument(
+        "--ray-address", default="", help="a running Ray cluster (default: this machine)"
+    )
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("must be a positive number of seconds")
+    return number
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Ingest and print the funnel."""
     from data_schemas.contract import Contract
+    from pipeline.imaging.workers import WorkerLimits
     from pipeline.ingest.ingest import Options, ingest
     from services.cli.settings import resolve
 
@@ -66,7 +111,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
         contract,
         key=_key(options.key_file, console),
         progress=console.progress,
-        options=Options(options.name, tuple(options.label), options.force, console.say),
+        options=Options(
+            name=options.name,
+            labels=tuple(options.label),
+            force=options.force,
+            engine=options.engine,
+            workers=options.workers,
+            limits=WorkerLimits(options.timeout, options.memory * 2**20),
+            ray_address=options.ray_address,
+            say=console.say,
+        ),
     )
     console.result(funnel(info.model_dump(mode="json"), options.out), info.model_dump(mode="json"))
     return 0
