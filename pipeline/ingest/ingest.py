@@ -4,7 +4,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,18 +20,20 @@ from data_schemas.version import our_version
 from pipeline.imaging.workers import WorkerLimits
 from pipeline.ingest import local_engine, ray_engine
 from pipeline.ingest.build import Result, build
-from pipeline.ingest.choose import assign, without_duplicates
+from pipeline.ingest.choose import choose
 from pipeline.ingest.folder import check_target, discard, part_of
 from pipeline.ingest.join import Rows, join, rows_of
 from pipeline.ingest.journal import Header, fingerprint
 from pipeline.ingest.labels import LabelColumn, read_labels
 from pipeline.ingest.listing import Listing, from_folder
 from pipeline.ingest.medmnist import from_npz, is_npz
-from pipeline.ingest.previous import open_previous
+from pipeline.ingest.patients import pseudonym
+from pipeline.ingest.previous import Previous, open_previous
 from pipeline.ingest.records import Refusal, SourceFile
+from pipeline.ingest.splits import SplitRule
 from pipeline.ingest.table import read_table
 from pipeline.ingest.taking import take_file
-from pipeline.ingest.work import Said, open_work, take_all
+from pipeline.ingest.work import Said, Work, open_work, take_all
 from pipeline.ingest.write import INFO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -58,6 +60,12 @@ class Options:
     """What one image may cost."""
     ray_address: str = ""
     """A running Ray cluster; empty: this machine."""
+    splits: SplitRule = field(default_factory=SplitRule)
+    """How patients are put into splits and folds; ``external`` holds sites by name or pseudonym."""
+    drop_near_duplicates: bool = False
+    """Refuse images that are almost the same as one of a more sealed split."""
+    examine: bool = True
+    """Let the leak doctor look at the data set before it is published."""
     say: Callable[[str], None] = _mute
     """Called with remarks for a person."""
 
@@ -119,17 +127,42 @@ def ingest(
                 discard(part)
                 raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
             pairs, unlabelled = join(taken, label_rows, key)
-            stay, doubles = without_duplicates(pairs)
-            refusals += unlabelled + doubles
-            chosen = assign(stay)
+            names = tuple(column.name for column in columns)
+            rule = _split_rule(options, previous, key)
+            array = partial(_array, work, contract) if options.drop_near_duplicates else None
+            chosen, left = choose(pairs, names, rule, array, progress)
+            refusals += unlabelled + left
             if not chosen:
                 raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
             name = options.name or source.resolve().stem
-            result = Result(name, len(listing.files), contract, columns, taken, chosen, refusals)
+            result = Result(
+                name,
+                len(listing.files),
+                contract,
+                columns,
+                taken,
+                chosen,
+                refusals,
+                folds=rule.folds,
+                examined=options.examine,
+            )
             info = build(result, work, part, out, previous=previous, progress=progress)
     if previous is not None and info is previous.info:
         options.say(f"nothing has changed: version {info.version} stays as it is")
     return info
+
+
+def _split_rule(options: Options, previous: Previous | None, key: bytes) -> SplitRule:
+    # a site may be named as the label table has it, or as the header's institution
+    named = options.splits.external
+    sites = {site: frozenset({site, pseudonym(key, f"site:{site}")}) for site in named}
+    before = {} if previous is None else previous.splits()
+    return replace(options.splits, external=sites, before=before)
+
+
+def _array(work: Work, contract: Contract, row: int) -> NDArray[np.uint8]:
+    shape = (contract.size, contract.size, contract.channels)
+    return np.frombuffer(work.pixels_at(row), np.uint8).reshape(shape)
 
 
 @contextmanager

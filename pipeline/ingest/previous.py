@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from data_schemas.contract import Contract
 from data_schemas.dataset import Changes, DatasetInfo
 from data_schemas.errors import UsageError
+from data_schemas.terms import Split
 from pipeline.ingest.journal import Entry, Header, entries_of, header_of
 from pipeline.ingest.records import Refusal, Taken
 from pipeline.ingest.store import Dataset, open_dataset
@@ -42,6 +43,13 @@ class Previous:
         if isinstance(outcome, Refusal):
             return outcome
         return replace(outcome, spool_row=-1 - self._places[outcome.pixel_sha256])
+
+    def splits(self) -> dict[str, tuple[Split, int]]:
+        """Return patient -> split and fold: in the next version they keep both."""
+        columns = self._dataset.manifest.select(["patient", "split", "fold"]).to_pydict()
+        return {
+            patient: (split, fold) for patient, split, fold in zip(*columns.values(), strict=True)
+        }
 
     def pixels_at(self, spool_row: int) -> bytes:
         """Return the array that a negative spool row points to."""

@@ -1,5 +1,6 @@
 """The engine of many machines: Ray Data hands the files out; each Ray actor has its own isolated decoder."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -27,14 +28,14 @@ class _Taker:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> Iterator[dict[str, list[Any]]]:
         from ray import cloudpickle
 
-        numbers = {}
-        files = []
-        for number, packed in zip(batch["number"], batch["file"], strict=True):
-            file = cloudpickle.loads(packed)
-            numbers[file.place] = int(number)
-            files.append(file)
+        files = [cloudpickle.loads(packed) for packed in batch["file"]]
+        numbers = {file.place: int(k) for file, k in zip(files, batch["number"], strict=True)}
+        begun: dict[str, list[Outcome | End]] = {}
         for file, said in self._crew.stream(files):
-            yield {"number": [numbers[file.place]], "said": [cloudpickle.dumps(said)]}
+            begun.setdefault(file.place, []).append(said)
+            if isinstance(said, End):
+                told = cloudpickle.dumps(begun.pop(file.place))
+                yield {"number": [numbers[file.place]], "told": [told]}
 
 
 def stream(
@@ -60,6 +61,7 @@ def stream(
     """
     try:
         import ray
+        import ray.data
         from ray import cloudpickle
     except ImportError as error:
         raise UsageError(
@@ -70,33 +72,39 @@ def stream(
         return
     _connect(ray, address)
     try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{"number": k, "file": cloudpickle.dumps(file)} for k, file in enumerate(listed)]
         blocks = max(1, len(rows) // _BLOCK_FILES)
-        count = workers or int(ray.cluster_resources().get("CPU", 1))
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        count = min(workers or cores, cores)
         answers = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Taker,
             fn_constructor_args=(task, limits),
             batch_size=_BATCH_FILES,
-            compute=ray.data.ActorPoolStrategy(size=count),
+            compute=ray.data.ActorPoolStrategy(min_size=count, max_size=count),
             num_cpus=1,
         )
+        heard = bytearray(len(listed))
         for answer in answers.iter_rows():
-            yield listed[answer["number"]], cloudpickle.loads(answer["said"])
+            number = answer["number"]
+            if heard[number]:  # told once more by the node that took over from one that was lost
+                continue
+            heard[number] = 1
+            for said in cloudpickle.loads(answer["told"]):
+                yield listed[number], said
     finally:
         ray.shutdown()
 
 
 def _connect(ray: Any, address: str) -> None:
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, **quiet)
         else:
-            ray.init(
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-                object_store_memory=_STORE_BYTES,
-            )
+            ray.init(include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"no Ray cluster answers: {error}", where=address or None) from error
+        raise UsageError(
+            "no Ray cluster answers there", where=address or None, mend="see `ray status`"
+        ) from error
