@@ -20,13 +20,22 @@ _UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.
 _STILL_IMAGES = ("1.2.840.10008.1.2.4.5", "1.2.840.10008.1.2.4.6", "1.2.840.10008.1.2.4.7", "1.2.840.10008.1.2.4.8", "1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.11", "1.2.840.10008.1.2.4.20")  # fmt: skip
 
 
-def decode_frame(header: ImageHeader) -> tuple[NDArray[Any], tuple[str, ...]]:
+def decode_frame(
+    header: ImageHeader, divisor: int = 1
+) -> tuple[NDArray[Any], int, tuple[str, ...]]:
     """Decode the chosen frame.
+
+    Parameters
+    ----------
+    divisor
+        By what a colour JPEG may be smaller: 1, 2, 4 or 8. Anything else is decoded in full.
 
     Returns
     -------
     pixels
         Stored values [H, W] of a grey instance, or RGB [H, W, 3].
+    divisor
+        By what they are smaller.
     warnings
         What was mended on the way.
 
@@ -38,27 +47,30 @@ def decode_frame(header: ImageHeader) -> tuple[NDArray[Any], tuple[str, ...]]:
     if header.syntax.startswith(_VIDEO):
         raise ImageError("NO_DECODER", "the pixel data are a video")
     encapsulated = header.value.startswith(fragments.ITEM)
+    done = 1
     if encapsulated:
-        values, colour_done, warnings = _encapsulated(header)
+        values, done, colour_done, warnings = _encapsulated(header, divisor)
     elif header.syntax in _UNCOMPRESSED or header.kind != "PixelData":
         values, colour_done, warnings = _raw(header, _raw_frame(header)), False, ()
     else:
         raise ImageError("CORRUPT", "the transfer syntax is compressed, the pixel data are not")
     if header.palette is not None:
-        return apply_palette(values, *header.palette), warnings
+        return apply_palette(values, *header.palette), done, warnings
     if header.samples == 3:
-        return _rgb(values, header, colour_done=colour_done), warnings
-    return values, warnings
+        return _rgb(values, header, colour_done=colour_done), done, warnings
+    return values, done, warnings
 
 
-def _encapsulated(header: ImageHeader) -> tuple[NDArray[Any], bool, tuple[str, ...]]:
+def _encapsulated(
+    header: ImageHeader, divisor: int
+) -> tuple[NDArray[Any], int, bool, tuple[str, ...]]:
     frame = fragments.frame_of(header.value, header.frames, header.frame, header.offsets)
     if header.syntax == RLE:
-        return _rle(frame, header), False, ()
+        return _rle(frame, header), 1, False, ()
     if header.syntax == ENCAPSULATED_RAW:
-        return _raw(header, frame), False, ()
+        return _raw(header, frame), 1, False, ()
     if header.syntax == DEFLATED_FRAME:
-        return _raw(header, inflate(frame, _frame_bytes(header) + 1)), False, ()
+        return _raw(header, inflate(frame, _frame_bytes(header) + 1)), 1, False, ()
     stream = codestream.look(frame)
     if stream is None:
         if header.syntax.startswith(_STILL_IMAGES):
@@ -74,15 +86,16 @@ def _encapsulated(header: ImageHeader) -> tuple[NDArray[Any], bool, tuple[str, .
     if stream.precision > 32:
         raise ImageError("NO_DECODER", f"no decoder for {stream.precision} bits per sample")
     rgb = header.photometric == "RGB"
-    values = codestream.decode(frame, stream, header_rgb=rgb)
-    _same_shape(values, header)
+    done = divisor if codestream.scalable(stream, header_rgb=rgb) else 1
+    values = codestream.decode(frame, stream, header_rgb=rgb, divisor=done)
+    _same_shape(values, header, done)
     colour_done = stream.colour_done or header.photometric in ("YBR_ICT", "YBR_RCT")
     warnings = () if _said(header.syntax, stream.kind) else (f"the codestream is {stream.kind}",)
-    return _stored(values, stream.precision, header), colour_done, warnings
+    return _stored(values, stream.precision, header), done, colour_done, warnings
 
 
-def _same_shape(values: NDArray[Any], header: ImageHeader) -> None:
-    expected: tuple[int, ...] = (header.rows, header.columns)
+def _same_shape(values: NDArray[Any], header: ImageHeader, divisor: int) -> None:
+    expected: tuple[int, ...] = (-(-header.rows // divisor), -(-header.columns // divisor))
     if header.samples == 3:
         expected = (*expected, 3)
     if values.shape != expected:
@@ -102,15 +115,24 @@ def _stored(values: NDArray[Any], precision: int, header: ImageHeader) -> NDArra
     least, most = int(values.min()), int(values.max())
     if low <= least and most <= high:
         return values
-    wide = values.astype(np.int64)
     unsigned_stream = values.dtype.kind == "u"
     if header.signed and unsigned_stream:
         width = bits if most < 1 << bits else max(bits, precision)
-        half = 1 << (width - 1)
-        wide = ((wide & ((1 << width) - 1)) ^ half) - half
+        values = _signed(values, width)
     elif not header.signed and least < 0:
-        wide &= (1 << max(bits, precision)) - 1
-    return np.clip(wide, low, high).astype(np.int32 if bits <= 31 else np.int64)
+        width = min(max(bits, precision), values.dtype.itemsize * 8)
+        values = values.view(values.dtype.str.replace("i", "u")) & ((1 << width) - 1)
+    most_of = np.iinfo(values.dtype)
+    return np.clip(values, max(low, most_of.min), min(high, most_of.max))
+
+
+def _signed(values: NDArray[Any], width: int) -> NDArray[Any]:
+    # up until the sign is the highest bit, then back down: in place of a wider type
+    unused = values.dtype.itemsize * 8 - width
+    as_signed = values.dtype.str.replace("u", "i")
+    if unused <= 0:
+        return values.view(as_signed)
+    return (values << unused).view(as_signed) >> unused
 
 
 def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDArray[Any]:

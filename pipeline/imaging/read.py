@@ -14,9 +14,10 @@ from pipeline.imaging.attributes import quiet
 from pipeline.imaging.dicom import decode_frame
 from pipeline.imaging.dicom_header import image_header
 from pipeline.imaging.dicom_parse import parse
-from pipeline.imaging.instance import GreyFacts, Instance, Window
+from pipeline.imaging.instance import GreyFacts, Instance, Stored, Window
 from pipeline.imaging.limits import check_file
 from pipeline.imaging.photograph import read_photograph
+from pipeline.imaging.shrink import divisor
 from pipeline.imaging.sniff import format_of
 
 
@@ -37,7 +38,9 @@ def read(data: bytes, contract: Contract) -> Instance:
         return _read_dicom(data, contract)
     found = read_photograph(data, form, contract)
     grey = display_facts(found.pixels, inverted=found.white_is_zero)
-    return _instance(found.pixels, sha256(data), form, grey, found.warnings)
+    stored = Stored(found.pixels, found.divisor, found.decode)
+    size = found.size or found.pixels.shape[:2]
+    return _instance(stored, size, sha256(data), form, grey, found.warnings)
 
 
 def from_array(array: NDArray[Any]) -> Instance:
@@ -55,7 +58,8 @@ def from_array(array: NDArray[Any]) -> Instance:
     ):
         raise ImageError("NOT_AN_IMAGE", "the array is not uint8 [H, W] or [H, W, 3]")
     pixels = np.ascontiguousarray(array)
-    return _instance(pixels, sha256(pixels.data), "array", display_facts(pixels), ())
+    grey, digest = display_facts(pixels), sha256(pixels.data)
+    return _instance(Stored(pixels), pixels.shape[:2], digest, "array", grey, ())
 
 
 def display_facts(pixels: NDArray[Any], *, inverted: bool = False) -> GreyFacts | None:
@@ -71,14 +75,15 @@ def display_facts(pixels: NDArray[Any], *, inverted: bool = False) -> GreyFacts 
 
 
 def _instance(
-    pixels: NDArray[Any],
+    stored: Stored,
+    size: tuple[int, ...],
     digest: str,
     form: Format,
     grey: GreyFacts | None,
     warnings: tuple[str, ...],
 ) -> Instance:
-    rows, columns = pixels.shape[:2]
-    return Instance(pixels, digest, form, "", "U", rows, columns, grey, "", warnings)
+    rows, columns = size
+    return Instance(stored, digest, form, "", "U", rows, columns, grey, "", warnings)
 
 
 def _read_dicom(data: bytes, contract: Contract) -> Instance:
@@ -89,9 +94,11 @@ def _read_dicom(data: bytes, contract: Contract) -> Instance:
             raise
         except Exception as error:  # pydicom converts values on access
             raise ImageError("CORRUPT", "the DICOM header can't be read") from error
-    pixels, warnings = decode_frame(header)
+    step = divisor(header.rows, header.columns, contract, header.aspect)
+    pixels, done, warnings = decode_frame(header, step)
+    again = None if done == 1 else lambda number: decode_frame(header, number)[0]
     return Instance(
-        pixels=pixels,
+        stored=Stored(pixels, done, again),
         source_sha256=sha256(data),
         format="dicom",
         modality=header.modality,
