@@ -44,7 +44,9 @@ def contract_facts(contract: Contract) -> str:
         ),
     ]
     whole = escape(contract.model_dump_json(indent=2))
-    return f"{facts(lines)}<details><summary>The whole contract</summary><pre>{whole}</pre></details>"
+    return (
+        f"{facts(lines)}<details><summary>The whole contract</summary><pre>{whole}</pre></details>"
+    )
 
 
 def made(info: DatasetInfo) -> str:

@@ -68,14 +68,14 @@ def page(dataset: Dataset, report: LeakReport | None) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; img-src data:\">"
         '<meta name="color-scheme" content="light dark">'
         f"<title>Data set {escape(info.name)}</title><style>{style}</style></head>"
         f'<body><header><p class="kind">Data set, version {info.version}</p><h1>{escape(info.name)}</h1>'
         f'{_figures(dataset, report)}<nav aria-label="Parts of the page">{links}</nav></header>'
         f"<main>{''.join(parts.values())}</main>"
-        f'<footer>hilum {escape(info.hilum_version)}. Images are named by the first 12 digits of the SHA-256 of their file; patients appear as pseudonyms only.</footer></body></html>\n'
+        f"<footer>hilum {escape(info.hilum_version)}. Images are named by the first 12 digits of the SHA-256 of their file; patients appear as pseudonyms only.</footer></body></html>\n"
     )
 
 
@@ -140,9 +140,8 @@ def _splits(dataset: Dataset) -> str:
 
 
 def _sheet(dataset: Dataset) -> str:
-    told = (
-        "Prepared images, as the network sees them, evenly spaced over the data set"
-        + (", by the classes of its first label" if dataset.info.labels else "")
+    told = "Prepared images, as the network sees them, evenly spaced over the data set" + (
+        ", by the classes of its first label" if dataset.info.labels else ""
     )
     return f'<p class="quiet">{told}.</p>{contact_sheet(dataset)}'
 
