@@ -288,7 +288,7 @@ def drawn_groups() -> list[Group]:
 
 def measured(group: Group) -> tuple[object, ...]:
     """Time a group; return its row."""
-    spent = {name: 0.0 for name in ("plain", "road", "bare", "digest")}
+    spent = dict.fromkeys(("plain", "road", "bare", "digest"), 0.0)
     for case in group.cases:
         ways = {
             "plain": lambda case=case: case.plain(case.data),

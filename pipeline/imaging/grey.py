@@ -45,7 +45,7 @@ def is_linear(pixels: NDArray[Any], facts: GreyFacts, recipe: Grey) -> bool:
     It is for a rescale by slope and intercept and a window, but where the window clips; it is not for
     look-up tables, a sigmoid, or padding, whose values mean something else.
     """
-    if pixels.dtype not in (np.uint8, np.uint16, np.int16):
+    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 4:
         return False
     if facts.modality_lut is not None or facts.padding is not None:
         return False
