@@ -10,7 +10,6 @@ medians of rounds; a group's figure is the mean over its files.
 
 import csv
 import io
-import os
 import statistics
 import sys
 import warnings
@@ -18,8 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import imagecodecs
@@ -121,7 +118,7 @@ def bare_dicom(data: bytes, divisor: int, step: int) -> np.ndarray:
     """
     header = pydicom.dcmread(io.BytesIO(data))
     rows, columns, photometric = header.Rows, header.Columns, header.PhotometricInterpretation
-    values = _bare_values(header, data, divisor)
+    values = _bare_values(header, divisor)
     if photometric == "PALETTE COLOR":
         table = [header[f"{name}PaletteColorLookupTableData"].value if f"{name}PaletteColorLookupTableData" in header else None for name in ("Red", "Green", "Blue")]  # fmt: skip
         if None in table:  # segmented: pydicom expands it
@@ -150,7 +147,7 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
-def _bare_values(header: pydicom.Dataset, data: bytes, divisor: int) -> np.ndarray:
+def _bare_values(header: pydicom.Dataset, divisor: int) -> np.ndarray:
     rows, columns, samples = header.Rows, header.Columns, header.SamplesPerPixel
     syntax = header.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:

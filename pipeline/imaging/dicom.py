@@ -159,16 +159,18 @@ def _stored(values: NDArray[Any], precision: int, header: ImageHeader) -> NDArra
         width = min(max(bits, precision), values.dtype.itemsize * 8)
         values = values.view(values.dtype.str.replace("i", "u")) & ((1 << width) - 1)
     held = np.iinfo(values.dtype)
-    return np.clip(values, max(low, held.min), min(high, held.max))
+    clipped: NDArray[Any] = np.clip(values, max(low, held.min), min(high, held.max))
+    return clipped
 
 
 def _signed(values: NDArray[Any], width: int) -> NDArray[Any]:
     # up until the sign is the highest bit, then back down: in place of a wider type
     unused = values.dtype.itemsize * 8 - width
     as_signed = values.dtype.str.replace("u", "i")
-    if unused <= 0:
-        return values.view(as_signed)
-    return (values << unused).view(as_signed) >> unused
+    signed: NDArray[Any] = (
+        (values << unused).view(as_signed) if unused > 0 else values.view(as_signed)
+    )
+    return signed >> max(unused, 0)
 
 
 def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDArray[Any]:

@@ -123,7 +123,7 @@ def _bits_of(header: ImageHeader) -> bytes:
     return np.packbits(bits[first % 8 :][:one], bitorder="little").tobytes()
 
 
-def _packed_12(frame: bytes, count: int) -> NDArray[np.uint16]:
+def _packed_12(frame: Bytes, count: int) -> NDArray[np.uint16]:
     # the packed cells of ACR-NEMA: two values in three bytes, the lowest bits first
     triples = np.frombuffer(frame[: len(frame) // 3 * 3], np.uint8).reshape(-1, 3).astype(np.uint16)
     values = np.empty((len(triples), 2), np.uint16)
