@@ -70,9 +70,9 @@ def decode_frame(
     else:
         values, done, colour_done, warnings = _native(header)
     if header.palette is not None:
-        return apply_palette(values, *header.palette), done, warnings
-    if header.samples > 1:
-        return _rgb(values, header, colour_done=colour_done), done, warnings
+        values = apply_palette(values, *header.palette)
+    elif header.samples > 1:
+        values = _rgb(values, header, colour_done=colour_done)
     return values, done, warnings
 
 
@@ -81,8 +81,8 @@ def _native(header: ImageHeader) -> _Frame:
     if header.syntax not in _NATIVE and header.kind == "PixelData":
         stream = codestream.look(bytes(header.value)) if header.frames == 1 else None
         if stream is not None:
-            values, done, colour_done, _ = _stream(bytes(header.value), header, 1)
-            return values, done, colour_done, ("the codestream stands outside of any item",)
+            values, _, done, _ = _stream(bytes(header.value), header, 1)
+            return values, 1, done, ("the codestream stands outside of any item",)
         needed = raw.frame_bytes(header) * header.frames
         if not needed <= len(header.value) <= needed + needed % 2:
             raise ImageError("CORRUPT", "the transfer syntax is compressed, the pixel data are not")
@@ -102,8 +102,8 @@ def _encapsulated(header: ImageHeader, found: fragments.Frames, divisor: int) ->
     if header.syntax == DEFLATED_FRAME:
         inflated = inflate(frame, raw.frame_bytes(header) + 1)
         return raw.values_of(header, inflated), 1, False, warnings
-    values, done, colour_done, more = _stream(frame, header, divisor)
-    return values, done, colour_done, (*warnings, *more)
+    values, smaller, done, more = _stream(frame, header, divisor)
+    return values, smaller, done, (*warnings, *more)
 
 
 def _stream(frame: bytes, header: ImageHeader, divisor: int) -> _Frame:
@@ -122,12 +122,12 @@ def _stream(frame: bytes, header: ImageHeader, divisor: int) -> _Frame:
     if stream.precision > 32:
         raise ImageError("NO_DECODER", f"no decoder for {stream.precision} bits per sample")
     rgb = header.photometric == "RGB"
-    done = divisor if codestream.scalable(stream, header_rgb=rgb) else 1
-    values = codestream.decode(frame, stream, header_rgb=rgb, divisor=done)
-    _same_shape(values, header, done)
+    smaller = divisor if codestream.scalable(stream, header_rgb=rgb) else 1
+    values = codestream.decode(frame, stream, header_rgb=rgb, divisor=smaller)
+    _same_shape(values, header, smaller)
     colour_done = stream.colour_done or header.photometric in ("YBR_ICT", "YBR_RCT")
     warnings = () if _said(header.syntax, stream.kind) else (f"the codestream is {stream.kind}",)
-    return _stored(values, stream.precision, header), done, colour_done, warnings
+    return _stored(values, stream.precision, header), smaller, colour_done, warnings
 
 
 def _same_shape(values: NDArray[Any], header: ImageHeader, divisor: int) -> None:
@@ -158,8 +158,8 @@ def _stored(values: NDArray[Any], precision: int, header: ImageHeader) -> NDArra
     elif not header.signed and least < 0:
         width = min(max(bits, precision), values.dtype.itemsize * 8)
         values = values.view(values.dtype.str.replace("i", "u")) & ((1 << width) - 1)
-    most_of = np.iinfo(values.dtype)
-    clipped: NDArray[Any] = np.clip(values, max(low, most_of.min), min(high, most_of.max))
+    held = np.iinfo(values.dtype)
+    clipped: NDArray[Any] = np.clip(values, max(low, held.min), min(high, held.max))
     return clipped
 
 
@@ -167,9 +167,10 @@ def _signed(values: NDArray[Any], width: int) -> NDArray[Any]:
     # up until the sign is the highest bit, then back down: in place of a wider type
     unused = values.dtype.itemsize * 8 - width
     as_signed = values.dtype.str.replace("u", "i")
-    if unused <= 0:
-        return values.view(as_signed)
-    return (values << unused).view(as_signed) >> unused
+    signed: NDArray[Any] = (
+        (values << unused).view(as_signed) if unused > 0 else values.view(as_signed)
+    )
+    return signed >> max(unused, 0)
 
 
 def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDArray[Any]:

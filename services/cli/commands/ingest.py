@@ -18,6 +18,7 @@ created once in ~/.hilum/pseudonym.key. With the same key the same data give the
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
