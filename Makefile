@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export NO_PROXY := 127.0.0.1,localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kill test-ray check fix types docs bench clean
+.PHONY: help setup setup-pacs demo test test-kill test-ray check fix types docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -27,6 +27,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	$(BIN)/uv pip install -q $(UV_TORCH) --python $(BIN)/python -c constraints.txt -e '.[train,weights,report,sources,scale,dev]'
 	touch $@
+
+setup-pacs:  ## install what the tests of DICOMweb need (Orthanc, dcmtk): Debian or Ubuntu, as root
+	command -v Orthanc > /dev/null && test -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so && command -v dcmdump > /dev/null || \
+	  { apt-get -q update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=600 install -y \
+	      --no-install-recommends orthanc orthanc-dicomweb dcmtk; }
 
 demo: setup  ## the whole road on a drawn cohort: about two minutes after installation
 	$(BIN)/hilum demo --out hilum-demo

@@ -27,6 +27,7 @@ REFUSALS: dict[str, str] = {
     "NEAR_DUPLICATE": "almost the same pixels as an image of another split",
     "BURNED_IN_TEXT": "the pixels seem to hold text, which may identify a patient",
     "TIMED_OUT": "decoding took longer than the limit and was stopped",
+    "UNREADABLE": "the source lists the file, but its storage, archive or server doesn't give its bytes",
     "DECODER_DIED": "the decoder ended its own process, or needed more memory than the limit",
 }
 """Every refusal code with its meaning. A code, once published, keeps its meaning."""

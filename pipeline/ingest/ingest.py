@@ -2,9 +2,9 @@
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,14 +22,16 @@ from pipeline.ingest import local_engine, ray_engine
 from pipeline.ingest.build import Result, build
 from pipeline.ingest.choose import assign, without_duplicates
 from pipeline.ingest.folder import check_target, discard, part_of
-from pipeline.ingest.join import Rows, join, rows_of
+from pipeline.ingest.join import Joined, join, without_labels
 from pipeline.ingest.journal import Header, fingerprint
-from pipeline.ingest.labels import LabelColumn, read_labels
-from pipeline.ingest.listing import Listing, from_folder
-from pipeline.ingest.medmnist import from_npz, is_npz
+from pipeline.ingest.labels import LabelColumn, Labels, read_labels
+from pipeline.ingest.names import NamedFiles, named_files
 from pipeline.ingest.patients import place_key
 from pipeline.ingest.previous import LOST, open_previous
 from pipeline.ingest.records import Chosen, Refusal, SourceFile, Taken
+from pipeline.ingest.sources.ahead import fetched_ahead
+from pipeline.ingest.sources.listing import Access, Listing
+from pipeline.ingest.sources.open import open_source
 from pipeline.ingest.table import read_table
 from pipeline.ingest.taking import take_file
 from pipeline.ingest.work import Said, open_work, take_all
@@ -50,6 +52,12 @@ class Options:
     """The data set's name; empty: the source's."""
     labels: tuple[str, ...] = ()
     """Labels to use; empty: all."""
+    ordinal: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Labels whose classes have an order; their words from low to high, or none for numbers."""
+    strict_labels: bool = False
+    """A row of the label table without its file is a fault."""
+    access: Access = field(default_factory=Access)
+    """Options and secrets of the source."""
     force: bool = False
     """Build the data set anew, whatever stands in its place."""
     engine: Literal["local", "ray"] = "local"
@@ -64,7 +72,7 @@ class Options:
 
 
 def ingest(
-    source: Path,
+    source: Path | str,
     labels: Path | None,
     out: Path,
     contract: Contract,
@@ -82,9 +90,9 @@ def ingest(
     Parameters
     ----------
     source
-        A folder of DICOM, JPEG, PNG and TIFF files in any mix, or a MedMNIST ``.npz``.
+        A folder, or whatever else :func:`pipeline.ingest.sources.open.open_source` opens.
     labels
-        CSV or Parquet; ``None`` for a ``.npz``, or for a data set without labels.
+        CSV, Parquet or JSON; ``None`` for a ``.npz``, or for a data set without labels.
     out
         The folder to write. It appears, or is replaced, whole or not at all.
     key
@@ -98,11 +106,10 @@ def ingest(
         If the label table is wrong (all faults at once), no image is left, or the disk is full.
     """
     check_target(out, mark=INFO)
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise UsageError("lies inside the source folder", where=out, mend="write it elsewhere")
-    listing, columns, label_rows = _listing(source, labels, options, key)
-    for remark in listing.remarks:
-        options.say(remark)
+    given = _given(source, labels, contract, key, options, progress)
+    listing = given.listing
     with part_of(out) as part, _room(out):
         header = Header(
             contract_sha256=contract.digest(),
@@ -117,34 +124,38 @@ def ingest(
             header = header.model_copy(update={"previous_sha256": previous.info.content_sha256})
         image_bytes = contract.size * contract.size * contract.channels
         with open_work(part, header, image_bytes, previous, options.say) as work:
-            engine = partial(_stream, contract=contract, key=key, options=options)
+            engine = partial(
+                _stream, contract=contract, key=key, options=options, requests=listing.requests
+            )
             while True:
                 taken, refusals = take_all(work, listing.files, key, engine, progress)
-                chosen, left_out = _choose(taken, label_rows, key)
+                joined = given.joined(taken, key)
+                chosen, doubles = _choose(joined)
                 # chosen now, but refused in the version before: their pixels weren't kept
                 lost = {i.taken.place_key for i in chosen if i.taken.spool_row == LOST}
                 if not lost:
                     break
                 work.forget(lost)
-            refusals += left_out
+            for remark in joined.remarks:
+                options.say(remark)
+            refusals += joined.refusals + doubles
             if not taken:
                 discard(part)
             if not chosen:
-                raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
-            name = options.name or source.resolve().stem
-            result = Result(name, len(listing.files), contract, columns, taken, chosen, refusals)
+                raise DatasetError(f"no image is left: {_funnel(refusals)}", where=str(source))
+            name = options.name or listing.name
+            result = Result(
+                name, len(listing.files), contract, given.columns, taken, chosen, refusals
+            )
             info = build(result, work, part, out, previous=previous, progress=progress)
     if previous is not None and info is previous.info:
         options.say(f"nothing has changed: version {info.version} stays as it is")
     return info
 
 
-def _choose(
-    taken: list[Taken], label_rows: Rows | None, key: bytes
-) -> tuple[list[Chosen], list[Refusal]]:
-    pairs, unlabelled = join(taken, label_rows, key)
-    stay, doubles = without_duplicates(pairs)
-    return assign(stay), unlabelled + doubles
+def _choose(joined: Joined) -> tuple[list[Chosen], list[Refusal]]:
+    stay, doubles = without_duplicates(joined.pairs)
+    return assign(stay), doubles
 
 
 @contextmanager
@@ -168,28 +179,55 @@ def _stream(
     contract: Contract,
     key: bytes,
     options: Options,
+    requests: int,
 ) -> Iterator[Said]:
     task = partial(take_file, contract=contract, key=key, known=known)
     if options.engine == "ray":
         return ray_engine.stream(files, task, options.workers, options.limits, options.ray_address)
+    if requests > 1:
+        files = fetched_ahead(files, requests)
     return local_engine.stream(files, task, options.workers, options.limits)
 
 
-def _listing(
-    source: Path, labels: Path | None, options: Options, key: bytes
-) -> tuple[Listing, tuple[LabelColumn, ...], Rows | None]:
-    if is_npz(source):
-        if labels is not None:
-            raise UsageError("a .npz file holds its own labels", where=labels)
-        listing = from_npz(source)
-        return listing, listing.columns, None
-    listing = from_folder(source, labels)
-    if labels is None:
-        return listing, (), None
-    table = read_labels(read_table(labels), options.labels)
-    for remark in table.remarks:
+@dataclass(frozen=True, slots=True, repr=False)
+class _Given:
+    """What was asked for, opened and checked, before any image is read."""
+
+    listing: Listing
+    labels: Labels | None
+    named: NamedFiles
+
+    @property
+    def columns(self) -> tuple[LabelColumn, ...]:
+        return self.listing.columns if self.labels is None else self.labels.columns
+
+    def joined(self, taken: list[Taken], key: bytes) -> Joined:
+        if self.labels is None:
+            return without_labels(taken, key)
+        return join(self.labels, self.named, taken, key)
+
+
+def _given(
+    source: Path | str,
+    table: Path | None,
+    contract: Contract,
+    key: bytes,
+    options: Options,
+    progress: Progress,
+) -> _Given:
+    labels = None
+    if table is not None:
+        labels = read_labels(read_table(table), options.labels, options.ordinal)
+    access = replace(options.access, most_bytes=contract.limits.file_bytes)
+    listing = open_source(str(source), progress=progress, access=access, table=table)
+    if listing.columns and table is not None:
+        raise UsageError("the source holds its own labels", where=table)
+    named = NamedFiles()
+    if labels is not None:
+        named = named_files(labels, listing.files, listing.root, key, strict=options.strict_labels)
+    for remark in (*listing.remarks, *(labels.remarks if labels else ()), *named.remarks):
         options.say(remark)
-    return listing, table.columns, rows_of(table, labels, source, listing.files, key)
+    return _Given(listing, labels, named)
 
 
 def _funnel(refusals: list[Refusal]) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from data_schemas.errors import UsageError
+from data_schemas.progress import silent
 from pipeline.imaging.workers import End, WorkerLimits
 from pipeline.ingest import ray_engine
-from pipeline.ingest.listing import from_folder
+from pipeline.ingest.sources.open import open_source
 from pipeline.ingest.store import open_dataset
 from pipeline.ingest.taking import Image, take_file
 from tests.ingest import taking_tasks
@@ -46,7 +47,7 @@ def test_files_that_kill_or_stop_a_decoder_are_refused(mixed, take_in, monkeypat
 
 def test_a_ray_actor_tells_every_file_once(mixed, contract):
     cloudpickle = pytest.importorskip("ray.cloudpickle")
-    files = from_folder(mixed.folder, None).files
+    files = open_source(str(mixed.folder), progress=silent).files
     taker = ray_engine._Taker(partial(take_file, contract=contract, key=KEY), WorkerLimits())
     batch = {"number": range(len(files)), "file": [cloudpickle.dumps(file) for file in files]}
     told = {row["number"][0]: cloudpickle.loads(row["told"][0]) for row in taker(batch)}

@@ -1,9 +1,14 @@
-"""Turn a folder of images and a label table into a data set.
+"""Turn images and a label table into a data set.
 
-SOURCE is a folder of DICOM, JPEG, PNG and TIFF files in any mix, or a MedMNIST .npz file (which holds
-its own labels). LABELS is a CSV or Parquet with a column `image` (path below SOURCE) or
-`source_sha256`, optionally `patient`, `laterality` and `split`; every other column of small whole
-numbers is a label. Every file ends as an image or as a refusal with a code and a reason.
+SOURCE is a folder of images in any mix and depth (archives in it count as their members), a .zip or .tar
+archive, a DICOMDIR, a list file (.txt or .csv, one path a line), a MedMNIST .npz (which holds its own
+labels), object storage (s3://bucket/prefix) or DICOMweb
+(dicomweb+https://host/path?Modality=OP&StudyDate=20200101-20201231).
+
+LABELS is a CSV, Parquet or JSON. A row is about a file (`image`: its path, or its name where that is
+unique; or `source_sha256`, or `sop_instance_uid`), a patient's eye (`patient` and `laterality`) or a
+patient. `site` and `split` are optional; every other column of small whole numbers or of a few words is
+a label. Every file ends as an image or as a refusal with a code and a reason.
 
 Patients get pseudonyms made with a secret key: HILUM_PSEUDONYM_KEY, --key-file, or a key that is
 created once in ~/.hilum/pseudonym.key. With the same key the same data give the same data set.
@@ -17,6 +22,7 @@ import os
 import secrets
 from pathlib import Path
 
+from services.cli import access
 from services.cli.console import Console
 
 _SHORTEST_KEY = 16
@@ -24,8 +30,10 @@ _SHORTEST_KEY = 16
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder, or a .npz file")
-    parser.add_argument("--labels", type=Path, help="CSV or Parquet; without it: no labels")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder, a file or an address, see above"
+    )
+    parser.add_argument("--labels", type=Path, help="CSV, Parquet or JSON; without it: no labels")
     parser.add_argument("--out", type=Path, required=True, help="the data set folder to write")
     parser.add_argument(
         "--contract",
@@ -45,6 +53,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="use only this label; repeatable",
+    )
+    parser.add_argument(
+        "--ordinal",
+        action="append",
+        default=[],
+        metavar="NAME[=LOW,...,HIGH]",
+        help="this label's classes have an order: its numbers', or these words'; repeatable",
+    )
+    parser.add_argument(
+        "--strict-labels", action="store_true", help="stop at a row of LABELS without its file"
     )
     parser.add_argument("--name", default="", help="the data set's name (default: SOURCE's)")
     parser.add_argument("--key-file", type=Path, help="file with the key of the pseudonyms")
@@ -79,6 +97,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--ray-address", default="", help="a running Ray cluster (default: this machine)"
     )
+    access.configure(parser)
 
 
 def _whole(text: str) -> int:
@@ -105,7 +124,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.engine == "ray":  # nothing is sent anywhere, and its chatter stays in its own logs
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    preset = options.contract or ("medmnist" if options.source.suffix == ".npz" else "any")
+    preset = options.contract or ("medmnist" if Path(options.source).suffix == ".npz" else "any")
     contract = resolve(Contract, "contracts", [preset], options.set)
     info = ingest(
         options.source,
@@ -117,6 +136,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
         options=Options(
             name=options.name,
             labels=tuple(options.label),
+            ordinal=_orders(options.ordinal),
+            strict_labels=options.strict_labels,
+            access=access.access_of(options),
             force=options.force,
             engine=options.engine,
             workers=options.workers,
@@ -127,6 +149,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
     )
     console.result(funnel(info.model_dump(mode="json"), options.out), info.model_dump(mode="json"))
     return 0
+
+
+def _orders(words: list[str]) -> dict[str, tuple[str, ...]]:
+    parts = [word.partition("=") for word in words]
+    return {
+        name: tuple(step.strip() for step in steps.split(",") if step.strip())
+        for name, _, steps in parts
+    }
 
 
 def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
