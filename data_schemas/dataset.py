@@ -62,6 +62,8 @@ REFUSAL_COLUMNS: dict[str, str] = {
     "reason": "one sentence about this file, without its name or identifiers",
     "label_line": "line of the label table that names the file, 0 without one",
     "thumbnail": "the prepared picture as a small JPEG, where there was one; else null",
+    "pixel_sha256": "SHA-256 of the prepared array, where there was one: names its twins",
+    "patient": "keyed pseudonym, where it is known",
 }
 """Columns of ``refusals.parquet``."""
 
@@ -116,5 +118,8 @@ class DatasetInfo(Document):
     )
     version: int = Field(default=1, description="counts up when the data set grows or changes")
     previous_sha256: str = Field(default="", description="content of the version before")
+    published_test: bool = Field(
+        default=False, description="test is a published split, kept whole as it was published"
+    )
     changes: Changes = Changes()
     leaks: Leaks | None = Field(default=None, description="None: not examined")

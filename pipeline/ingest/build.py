@@ -13,8 +13,10 @@ from data_schemas.files import replacing
 from data_schemas.progress import Progress
 from pipeline.ingest.folder import discard, publish
 from pipeline.ingest.labels import LabelColumn
+from pipeline.ingest.leaks.examine import examine_and_keep
 from pipeline.ingest.previous import LOST, Previous
 from pipeline.ingest.records import Chosen, Refusal, Taken
+from pipeline.ingest.store import open_dataset
 from pipeline.ingest.thumbnail import thumbnail
 from pipeline.ingest.work import Work
 from pipeline.ingest.write import (
@@ -44,6 +46,9 @@ class Result:
     taken: list[Taken]
     chosen: list[Chosen]
     refusals: list[Refusal]
+    folds: int = 0
+    examined: bool = True
+    """Whether the leak doctor looks at it before it is published."""
 
 
 def build(
@@ -71,7 +76,13 @@ def build(
         tally, result.refusals, result.columns, contract, files=result.files, name=result.name
     )
     count = -(-len(result.chosen) // per_shard)
-    info = info.model_copy(update={"shards": tuple(f"pixels-{k:03d}.npy" for k in range(count))})
+    info = info.model_copy(
+        update={
+            "shards": tuple(f"pixels-{k:03d}.npy" for k in range(count)),
+            "folds": result.folds,
+            "published_test": any(image.known.official_test for image in result.chosen),
+        }
+    )
     if previous is not None:
         if previous.same(info, result.refusals):
             _keep_journal(part, out)
@@ -89,6 +100,8 @@ def build(
     write_refusals(new / REFUSED, result.refusals, _pictures(result, work, previous))
     contract.write_json(new / CONTRACT)
     info.write_json(new / INFO)
+    if result.examined:
+        info = examine_and_keep(open_dataset(new), progress).info
     shutil.copyfile(part / JOURNAL, new / JOURNAL)
     publish(new, out, part)
     return info

@@ -1,19 +1,63 @@
-"""Decides what stays: equal pixels once, contradictions not at all, one split for each patient."""
+"""Decides what stays: equal pixels once, contradictions not at all, copies of another split on request."""
 
-from data_schemas.errors import DatasetError
-from data_schemas.terms import Split
-from pipeline.ingest.patients import split_of
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.progress import Progress
+from pipeline.ingest.leaks.images import leaks_between, named, sealed_rank
+from pipeline.ingest.leaks.neighbours import near_copies
+from pipeline.ingest.leaks.small import Pixels
 from pipeline.ingest.records import Chosen, Known, Refusal, Taken
+from pipeline.ingest.splits import SplitRule, assign
 
 Pair = tuple[Taken, Known]
+Array = Callable[[int], NDArray[np.uint8]]
 
 
-def without_duplicates(pairs: list[Pair]) -> tuple[list[Pair], list[Refusal]]:
+def choose(
+    pairs: list[Pair],
+    names: tuple[str, ...],
+    rule: SplitRule,
+    array: Array | None,
+    progress: Progress,
+) -> tuple[list[Chosen], list[Refusal]]:
+    """Return the images that stay, with split and fold, and the refusals of the others.
+
+    Parameters
+    ----------
+    names
+        The labels' names, for the sentences.
+    array
+        The prepared array of a spool row; given, copies of a more sealed split's images are refused.
+    """
+    stay, refusals = without_duplicates(pairs, names)
+    chosen = assign(stay, rule, refusals)
+    if array is None:
+        return chosen, refusals
+
+    def pixels(places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.stack([array(chosen[k].taken.spool_row) for k in places])
+
+    kept, copies = without_near_duplicates(chosen, pixels, progress)
+    return kept, refusals + copies
+
+
+def without_duplicates(
+    pairs: list[Pair], names: tuple[str, ...] = ()
+) -> tuple[list[Pair], list[Refusal]]:
     """Return which images stay, and the refusals of the others.
 
-    Equal prepared pixels with equal labels stay once, the first in the order given; with
-    different labels none stays. The images of a published test split always stay, so that figures
-    on it compare with published ones; their twins elsewhere go.
+    Equal prepared pixels whose known labels agree stay once: the one with most labels known, of the
+    most sealed split, of the first patient, the first in the order given. If a label has two different known values, none
+    stays. The images of a published test split always stay, so that figures on it compare with
+    published ones; their twins elsewhere go.
+
+    Parameters
+    ----------
+    names
+        The labels' names, for the sentences.
     """
     groups: dict[str, list[int]] = {}
     for place, (image, _) in enumerate(pairs):
@@ -22,15 +66,66 @@ def without_duplicates(pairs: list[Pair]) -> tuple[list[Pair], list[Refusal]]:
     refusals: list[Refusal] = []
     for places in groups.values():
         official = [place for place in places if pairs[place][1].official_test]
-        conflict = len({pairs[place][1].labels for place in places}) > 1
-        kept = official or ([] if conflict else places[:1])
+        conflict = _differing([pairs[place][1] for place in places], names)
+        kept = official or ([] if conflict else [_fullest(pairs, places)])
         stay.update(kept)
         code, reason = "DUPLICATE", "the same pixels were taken from another file"
         if conflict:
             code = "CONFLICTING_LABEL"
-            reason = f"{len(places)} files have these pixels and different labels"
+            reason = f"{len(places)} files have these pixels and different labels: {conflict}"
         refusals += [_refusal(pairs[place], code, reason) for place in places if place not in kept]
     return [pair for place, pair in enumerate(pairs) if place in stay], refusals
+
+
+def without_near_duplicates(
+    chosen: list[Chosen], pixels: Pixels, progress: Progress
+) -> tuple[list[Chosen], list[Refusal]]:
+    """Refuse images that are almost the same as one of a more sealed split; the sealed one stays.
+
+    Parameters
+    ----------
+    pixels
+        Prepared arrays of the images at places of ``chosen``.
+    """
+    leaking = []
+    for pair in near_copies(pixels, len(chosen), progress):
+        first, second = pair.first, pair.second
+        if leaks_between(chosen[first].split, chosen[second].split):
+            head, copy = sorted((first, second), key=lambda k: sealed_rank(chosen[k].split))
+            leaking.append((head, copy, pair.correlation))
+    refused: dict[int, Refusal] = {}
+    # the most sealed first: what is refused for the test split needs no other reason
+    for head, copy, correlation in sorted(leaking, key=lambda p: sealed_rank(chosen[p[0]].split)):
+        if head in refused or copy in refused:
+            continue
+        image, known = chosen[head].taken, chosen[head].known
+        reason = (
+            f"almost the same picture as {named(image.source_sha256, known.line)} of "
+            f"{chosen[head].split} (correlation {correlation:.3f})"
+        )
+        own = chosen[copy]
+        refused[copy] = _refusal((own.taken, own.known), "NEAR_DUPLICATE", reason)
+    return [one for place, one in enumerate(chosen) if place not in refused], list(refused.values())
+
+
+def _fullest(pairs: list[Pair], places: list[int]) -> int:
+    # of two patients who share all their photographs, one then keeps all of them
+    def order(place: int) -> tuple[int, int, str, int]:
+        known = pairs[place][1]
+        missing = known.labels.count(None)
+        return missing, sealed_rank(known.split or "train"), known.patient, place
+
+    return min(places, key=order)
+
+
+def _differing(known: list[Known], names: tuple[str, ...]) -> str:
+    phrases = []
+    for column, values in enumerate(zip(*(one.labels for one in known), strict=True)):
+        different = sorted({value for value in values if value is not None})
+        if len(different) > 1:
+            name = names[column] if column < len(names) else f"label {column + 1}"
+            phrases.append(f"`{name}` {' and '.join(map(str, different))}")
+    return ", ".join(phrases)
 
 
 def _refusal(pair: Pair, code: str, reason: str) -> Refusal:
@@ -42,34 +137,6 @@ def _refusal(pair: Pair, code: str, reason: str) -> Refusal:
         frame=image.frame,
         place_key=image.place_key,
         label_line=known.line,
+        pixel_sha256=image.pixel_sha256,
+        patient=known.patient,
     )
-
-
-def assign(stay: list[Pair]) -> list[Chosen]:
-    """Give every image its patient's split.
-
-    Raises
-    ------
-    DatasetError
-        If the label table puts images of one patient into different splits.
-    """
-    given: dict[str, tuple[Split, str]] = {}
-    faults: list[str] = []
-    for _, known in stay:
-        if known.split is None:
-            continue
-        first, place = given.setdefault(known.patient, (known.split, known.where))
-        if first != known.split:
-            faults.append(
-                f"{known.where}: split: `{known.split}`, but {place} puts this patient into `{first}`"
-            )
-    if faults:
-        raise DatasetError("\n".join(faults), mend="give all rows of a patient the same split")
-    return [
-        Chosen(
-            image,
-            known,
-            given[known.patient][0] if known.patient in given else split_of(known.patient),
-        )
-        for image, known in stay
-    ]

@@ -20,21 +20,22 @@ from data_schemas.version import our_version
 from pipeline.imaging.workers import WorkerLimits
 from pipeline.ingest import local_engine, ray_engine
 from pipeline.ingest.build import Result, build
-from pipeline.ingest.choose import assign, without_duplicates
+from pipeline.ingest.choose import Pair, choose
 from pipeline.ingest.folder import check_target, discard, part_of
 from pipeline.ingest.join import Joined, join, without_labels
 from pipeline.ingest.journal import Header, fingerprint
 from pipeline.ingest.labels import LabelColumn, Labels, read_labels
 from pipeline.ingest.names import NamedFiles, named_files
-from pipeline.ingest.patients import place_key
-from pipeline.ingest.previous import LOST, open_previous
+from pipeline.ingest.patients import place_key, pseudonym
+from pipeline.ingest.previous import LOST, Previous, open_previous
 from pipeline.ingest.records import Chosen, Refusal, SourceFile, Taken
 from pipeline.ingest.sources.ahead import fetched_ahead
 from pipeline.ingest.sources.listing import Access, Listing
 from pipeline.ingest.sources.open import open_source
+from pipeline.ingest.splits import SplitRule
 from pipeline.ingest.table import read_table
 from pipeline.ingest.taking import take_file
-from pipeline.ingest.work import Said, open_work, take_all
+from pipeline.ingest.work import Said, Work, open_work, take_all
 from pipeline.ingest.write import INFO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -67,6 +68,12 @@ class Options:
     """What one image may cost."""
     ray_address: str = ""
     """A running Ray cluster; empty: this machine."""
+    splits: SplitRule = field(default_factory=SplitRule)
+    """How patients are put into splits and folds; ``external`` holds sites by name or pseudonym."""
+    drop_near_duplicates: bool = False
+    """Refuse images that are almost the same as one of a more sealed split."""
+    examine: bool = True
+    """Let the leak doctor look at the data set before it is published."""
     say: Callable[[str], None] = _mute
     """Called with remarks for a person."""
 
@@ -127,25 +134,26 @@ def ingest(
             engine = partial(
                 _stream, contract=contract, key=key, options=options, requests=listing.requests
             )
-            while True:
-                taken, refusals = take_all(work, listing.files, key, engine, progress)
-                joined = given.joined(taken, key)
-                chosen, doubles = _choose(joined)
-                # chosen now, but refused in the version before: their pixels weren't kept
-                lost = {i.taken.place_key for i in chosen if i.taken.spool_row == LOST}
-                if not lost:
-                    break
-                work.forget(lost)
-            for remark in joined.remarks:
-                options.say(remark)
-            refusals += joined.refusals + doubles
+            rule = _split_rule(options, previous, key)
+            array = partial(_array, work, contract) if options.drop_near_duplicates else None
+            choosing = partial(choose, names=given.names, rule=rule, array=array, progress=progress)
+            take = partial(take_all, work, listing.files, key, engine, progress)
+            joining = partial(given.joined, key=key)
+            taken, chosen, refusals = _settled(take, joining, choosing, work, options)
             if not taken:
                 discard(part)
             if not chosen:
                 raise DatasetError(f"no image is left: {_funnel(refusals)}", where=str(source))
-            name = options.name or listing.name
             result = Result(
-                name, len(listing.files), contract, given.columns, taken, chosen, refusals
+                options.name or listing.name,
+                len(listing.files),
+                contract,
+                given.columns,
+                taken,
+                chosen,
+                refusals,
+                folds=rule.folds,
+                examined=options.examine,
             )
             info = build(result, work, part, out, previous=previous, progress=progress)
     if previous is not None and info is previous.info:
@@ -153,9 +161,49 @@ def ingest(
     return info
 
 
-def _choose(joined: Joined) -> tuple[list[Chosen], list[Refusal]]:
-    stay, doubles = without_duplicates(joined.pairs)
-    return assign(stay), doubles
+def _settled(
+    take: Callable[[], tuple[list[Taken], list[Refusal]]],
+    joining: Callable[[list[Taken]], Joined],
+    choosing: Callable[[list[Pair]], tuple[list[Chosen], list[Refusal]]],
+    work: Work,
+    options: Options,
+) -> tuple[list[Taken], list[Chosen], list[Refusal]]:
+    """Take, join and choose, again for images that are chosen now but were refused in the version before.
+
+    Their pixels weren't kept. Near-duplicates are looked for in the pixels of all images.
+    """
+    while True:
+        taken, refusals = take()
+        joined = joining(taken)
+        looked_at = [image for image, _ in joined.pairs] if options.drop_near_duplicates else []
+        lost = _lost(looked_at)
+        if lost:
+            work.forget(lost)
+            continue
+        chosen, left = choosing(joined.pairs)
+        lost = _lost([image.taken for image in chosen])
+        if not lost:
+            for remark in joined.remarks:
+                options.say(remark)
+            return taken, chosen, refusals + joined.refusals + left
+        work.forget(lost)
+
+
+def _lost(images: list[Taken]) -> set[str]:
+    return {image.place_key for image in images if image.spool_row == LOST}
+
+
+def _split_rule(options: Options, previous: Previous | None, key: bytes) -> SplitRule:
+    # a site may be named as the label table has it, or as the header's institution
+    named = options.splits.external
+    sites = {site: frozenset({site, pseudonym(key, f"site:{site}")}) for site in named}
+    before = {} if previous is None else previous.splits()
+    return replace(options.splits, external=sites, before=before)
+
+
+def _array(work: Work, contract: Contract, row: int) -> NDArray[np.uint8]:
+    shape = (contract.size, contract.size, contract.channels)
+    return np.frombuffer(work.pixels_at(row), np.uint8).reshape(shape)
 
 
 @contextmanager
@@ -200,6 +248,10 @@ class _Given:
     @property
     def columns(self) -> tuple[LabelColumn, ...]:
         return self.listing.columns if self.labels is None else self.labels.columns
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
 
     def joined(self, taken: list[Taken], key: bytes) -> Joined:
         if self.labels is None:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from data_schemas.contract import Contract
 from data_schemas.dataset import Changes, DatasetInfo
 from data_schemas.errors import UsageError
+from data_schemas.terms import Split
 from data_schemas.version import our_version
 from pipeline.ingest.journal import Entry, Header, entries_of, header_of
 from pipeline.ingest.records import Refusal, Taken
@@ -51,6 +52,13 @@ class Previous:
             return outcome
         place = self._places.get(outcome.pixel_sha256)
         return replace(outcome, spool_row=LOST if place is None else -1 - place)
+
+    def splits(self) -> dict[str, tuple[Split, int]]:
+        """Return patient -> split and fold: in the next version they keep both."""
+        columns = self._dataset.manifest.select(["patient", "split", "fold"]).to_pydict()
+        return {
+            patient: (split, fold) for patient, split, fold in zip(*columns.values(), strict=True)
+        }
 
     def pixels_at(self, spool_row: int) -> bytes:
         """Return the array that a negative spool row points to."""

@@ -14,7 +14,7 @@ from data_schemas.contract import Contract
 from data_schemas.dataset import MANIFEST_COLUMNS, DatasetInfo
 from data_schemas.errors import DatasetError, HilumError
 from data_schemas.terms import SPLITS
-from pipeline.ingest.write import CONTRACT, INFO, MANIFEST
+from pipeline.ingest.write import CONTRACT, INFO, MANIFEST, REFUSED
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,16 @@ class Dataset:
             stream.seek(int(self._row[index]) * length, os.SEEK_CUR)
             pixels: bytes = stream.read(length)
         return pixels
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """Return the rows of ``refusals.parquet``, without their thumbnails."""
+        path = self.folder / REFUSED
+        try:
+            names = [name for name in pq.read_schema(path).names if name != "thumbnail"]
+            rows: list[dict[str, Any]] = pq.read_table(path, columns=names).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError("the refusals are missing or can't be read", where=path) from error
+        return rows
 
     def _strings(self, column: str) -> NDArray[np.str_]:
         return np.array(self.manifest[column].to_pylist(), dtype=np.str_)

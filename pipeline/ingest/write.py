@@ -28,6 +28,7 @@ CONTRACT = "contract.json"
 MANIFEST = "manifest.parquet"
 REFUSED = "refusals.parquet"
 JOURNAL = "journal"
+LEAKS = "leaks.json"
 
 _SHARD_BYTES = 1_000_000_000
 _TABLE_ROWS = 4096

@@ -35,7 +35,7 @@ def test_every_file_ends_as_an_image_or_a_refusal(mixed, take_in):
     assert info.files_read == info.images + sum(info.refused.values()) == len(files) - 1
     assert {p.name for p in out.iterdir()} == {
         "dataset.json", "contract.json", "journal", "manifest.parquet", "pixels-000.npy",
-        "refusals.parquet",
+        "refusals.parquet", "leaks.json",
     }  # fmt: skip
     refusals = pq.read_table(out / "refusals.parquet")
     assert refusals.column_names == list(REFUSAL_COLUMNS)

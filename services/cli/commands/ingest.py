@@ -13,6 +13,10 @@ a label. Every file ends as an image or as a refusal with a code and a reason.
 Patients get pseudonyms made with a secret key: HILUM_PSEUDONYM_KEY, --key-file, or a key that is
 created once in ~/.hilum/pseudonym.key. With the same key the same data give the same data set.
 
+Killed at any moment, the same command goes on where it stopped and ends in the same data set. With a data
+set in --out it makes its next version: only new and changed files are read, and dataset.json says what
+changed. Every image is decoded in a process of its own kind: what kills or stops a decoder is one refusal.
+
     hilum ingest photos --labels photos/labels.csv --label dr_grade --contract fundus --out dataset
     hilum ingest retinamnist.npz --out retina
 """
@@ -21,9 +25,13 @@ import argparse
 import os
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.cli import access
 from services.cli.console import Console
+
+if TYPE_CHECKING:
+    from pipeline.ingest.splits import SplitRule
 
 _SHORTEST_KEY = 16
 
@@ -99,6 +107,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     access.configure(parser)
 
+    _configure_splits(parser.add_argument_group("splits and leaks"))
+
+
+def _configure_splits(splits: "argparse._ArgumentGroup") -> None:
+    splits.add_argument(
+        "--split",
+        choices=("hash", "stratified"),
+        default="hash",
+        help="hash: a new patient moves no other (default); stratified: every split has its share of "
+        "every class, for small sets. A `split` column in LABELS wins",
+    )
+    splits.add_argument(
+        "--shares",
+        metavar="SPLIT=SHARE,...",
+        help="share of the patients (default: train=.55,tune=.10,calibration=.15,test=.20)",
+    )
+    splits.add_argument(
+        "--folds",
+        type=_whole,
+        default=0,
+        metavar="K",
+        help="cross-validation folds by patient over everything but test and external",
+    )
+    splits.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        metavar="SITE",
+        help="hold a site out: its patients make the split external; repeatable",
+    )
+    splits.add_argument(
+        "--drop-near-duplicates",
+        action="store_true",
+        help="refuse images that are almost the same as one of a more sealed split",
+    )
+    splits.add_argument(
+        "--strict", action="store_true", help="exit with 1 if the leak doctor finds what blocks"
+    )
+
 
 def _whole(text: str) -> int:
     number = int(text)
@@ -144,11 +191,37 @@ def run(options: argparse.Namespace, console: Console) -> int:
             workers=options.workers,
             limits=WorkerLimits(options.timeout, options.memory * 2**20),
             ray_address=options.ray_address,
+            splits=_split_rule(options),
+            drop_near_duplicates=options.drop_near_duplicates,
             say=console.say,
         ),
     )
-    console.result(funnel(info.model_dump(mode="json"), options.out), info.model_dump(mode="json"))
-    return 0
+    tree = info.model_dump(mode="json")
+    console.result(f"{funnel(tree, options.out)}\n{_leaks(tree, options.out)}", tree)
+    return 1 if options.strict and info.leaks is not None and info.leaks.blocking else 0
+
+
+def _split_rule(options: argparse.Namespace) -> "SplitRule":
+    from pipeline.ingest.splits import SHARES, SplitRule, parse_shares
+
+    return SplitRule(
+        how=options.split,
+        shares=SHARES if options.shares is None else parse_shares(options.shares),
+        folds=options.folds,
+        external={site: frozenset({site}) for site in options.external},
+    )
+
+
+def _leaks(info: dict, out: Path) -> str:  # type: ignore[type-arg]
+    found = info["leaks"]
+    if found is None:
+        return f"leaks: not examined yet: hilum leaks {out}"
+    if not any(found.values()):
+        return "leaks: none found"
+    return (
+        f"leaks: {found['blocking']} findings block training, {found['warnings']} are for a person "
+        f"to look at: hilum leaks {out}"
+    )
 
 
 def _orders(words: list[str]) -> dict[str, tuple[str, ...]]:
