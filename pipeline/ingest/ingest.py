@@ -185,7 +185,7 @@ def _settled(
         if not lost:
             for remark in joined.remarks:
                 options.say(remark)
-            return taken, chosen, refusals + joined.refusals + left
+            return taken, chosen, joined.with_lines(refusals) + joined.refusals + left
         work.forget(lost)
 
 
