@@ -38,7 +38,7 @@ WRITTEN, SET_ASIDE, REFUSED = "written", "set aside", "refused"
 class Settings:
     """How copies are made."""
 
-    choice: Choice = Choice()
+    choice: Choice = field(default_factory=Choice)
     keep_burned_in: bool = False
     suspects: tuple[str, ...] = SUSPECTS
     limits: Limits = field(default_factory=Limits)
@@ -199,9 +199,7 @@ def _copy(
     limits = settings.limits
     name = pseudonym(key, f"file:{digest}")
     if is_dicom:
-        made = clean_object(
-            data, key=key, choice=settings.choice, limits=limits, digest=digest
-        )
+        made = clean_object(data, key=key, choice=settings.choice, limits=limits, digest=digest)
         clean, file = made.data, f"{made.patient}/{made.study}/{made.series}/{name}.dcm"
     else:
         clean, ending = clean_photograph(data)
@@ -228,8 +226,6 @@ def _close(out: Path, outcomes: list[Outcome]) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["source_sha256", "code", "reason"])
-    writer.writerows(
-        [o.source_sha256, o.code, o.reason] for o in outcomes if o.status == SET_ASIDE
-    )
+    writer.writerows([o.source_sha256, o.code, o.reason] for o in outcomes if o.status == SET_ASIDE)
     write_text(out / ASIDE, stream.getvalue())
     (out / JOURNAL).unlink()

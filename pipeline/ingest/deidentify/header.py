@@ -53,7 +53,20 @@ _KEPT_BYTES = frozenset(
     }
 )
 _KEPT_TERMS = frozenset(
-    {"HU", "US", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT", "NORMALIZED", "1.0", "OPTICAL"}
+    {
+        "HU",
+        "US",
+        "OD",
+        "MGML",
+        "Z_EFF",
+        "ED",
+        "EDW",
+        "HU_MOD",
+        "PCT",
+        "NORMALIZED",
+        "1.0",
+        "OPTICAL",
+    }
 )
 """Defined terms of attributes whose VR would allow free text: Rescale Type and its kin."""
 _EMPTIED = ("AcquisitionContextSequence", "ResponsiblePerson", "ResponsibleOrganization")
@@ -281,4 +294,3 @@ def _new(element: DataElement, value: Any) -> DataElement:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return DataElement(element.tag, element.VR, value)
-

@@ -110,7 +110,9 @@ def _pixels(
         raise ImageError("CORRUPT", "the TIFF page doesn't say where its pixels are")
     starts, lengths = _numbers(fields[places], form), _numbers(fields[sizes], form)
     if len(starts) != len(lengths):
-        raise ImageError("CORRUPT", "the TIFF page says more places of pixels than lengths, or fewer")
+        raise ImageError(
+            "CORRUPT", "the TIFF page says more places of pixels than lengths, or fewer"
+        )
     new_starts, new_lengths = [], []
     for start, length in zip(starts, lengths, strict=True):
         piece = _piece(data, start, length)
@@ -144,9 +146,7 @@ def _directory(data: bytes, at: int, form: _Form) -> tuple[dict[int, _Field], in
     fields: dict[int, _Field] = {}
     for place in range(at + size, at + size + count * entry, entry):
         raw = _piece(data, place, entry)
-        tag, kind, values = struct.unpack(
-            f"{form.order}HH{form.word}", raw[: 4 + form.inline]
-        )
+        tag, kind, values = struct.unpack(f"{form.order}HH{form.word}", raw[: 4 + form.inline])
         if tag not in _KEPT and tag not in (
             _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TABLES, _PROFILE,
         ):  # fmt: skip

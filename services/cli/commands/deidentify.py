@@ -69,9 +69,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         Choice(options.dates, frozenset(options.retain)), options.keep_burned_in, suspects
     )
     key = pseudonym_key(options.key_file, console)
-    outcomes = deidentify(
-        options.source, options.out, settings, key=key, progress=console.progress
-    )
+    outcomes = deidentify(options.source, options.out, settings, key=key, progress=console.progress)
     tree = counts(outcomes)
     lines = [f"{len(outcomes):>8}  files read"]
     lines += [f"{count:>8}  {status}" for status, count in tree["files"].items()]
