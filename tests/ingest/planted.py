@@ -6,6 +6,7 @@ import io
 import itertools
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def header(seed: int, charset: str = "ISO_IR 192", name: str = NAME) -> Dataset:
     h.AcquisitionDateTime = "20191224142536.123456"
     h.StudyDescription = f"for {name.split('^')[0]}"
     h.ImageComments = "lives next to the mill"
-    h.Manufacturer, h.ManufacturerModelName = "Acme", "Zwanzigmann edition"
+    h.Manufacturer, h.ManufacturerModelName = "Acme", f"{name.split('^')[0]} edition"
     deep, request, code, other = Dataset(), Dataset(), Dataset(), Dataset()
     deep.PatientName, deep.PatientID = name, "NESTED-ID-90210"
     deep.ReferencedSOPInstanceUID = UIDS["referenced"]
@@ -164,9 +165,7 @@ def commented(stream: bytes) -> bytes:
     words = b"JPEGCOMMENT-730101-1234"
     segment = b"\xff\xfe" + struct.pack(">H", len(words) + 2) + words
     scan = stream.index(b"\xff\xda")
-    return (
-        stream[:2] + segment + stream[2:scan] + segment + stream[scan:] + b"AFTER-EOI-SECRET"
-    )
+    return stream[:2] + segment + stream[2:scan] + segment + stream[scan:] + b"AFTER-EOI-SECRET"
 
 
 def exif(orientation: int = 1) -> bytes:
@@ -180,6 +179,7 @@ def exif(orientation: int = 1) -> bytes:
 XMP = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><dc:creator>XMP-CREATOR-HUBERT</dc:creator></x:xmpmeta>"
 
 
+@cache  # lcms writes the time into it
 def icc() -> bytes:
     from PIL import ImageCms
 
@@ -255,7 +255,9 @@ def plant(folder: Path) -> Path:
     rows = ["image,patient,grade"]
     for number, name in enumerate(sorted(files)):
         if not name.endswith("txt"):
-            rows.append(f"FOLDER-SIEGLINDE/Zwanzigmann/{name},TABLEPATIENT-4242 {number % 9},{number % 2}")
+            rows.append(
+                f"FOLDER-SIEGLINDE/Zwanzigmann/{name},TABLEPATIENT-4242 {number % 9},{number % 2}"
+            )
     table.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return table
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import planted
+from tests.ingest import planted
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key for tests of identity only"
@@ -111,7 +110,8 @@ def test_ingest_without_labels_lets_nothing_through(archive, tmp_path):
 
 FAULTS = {
     "no such file": "image,patient,grade\nFOLDER-SIEGLINDE/Zwanzigmann Quirina.jpg,KH-4711-0815-Q,1\n",
-    "twice": "image,patient,grade\n" + "FOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,1\n" * 2,
+    "twice": "image,patient,grade\n"
+    + "FOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,1\n" * 2,
     "no number": "image,patient,grade\nFOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,Zwanzigmann\n",
     "no eye": "image,patient,laterality,grade\nFOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,Quirina,1\n",
     "no split": "image,patient,split,grade\nFOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,Quirina,1\n",
