@@ -11,8 +11,8 @@ from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.valuerep import PersonName
 from pydicom.tag import BaseTag
+from pydicom.valuerep import PersonName
 
 from pipeline.imaging.dicom_elements import items
 

@@ -23,6 +23,7 @@ _EVEN_INSIDE = 0.45
 _GAP = 1.1
 """Widest gap between neighbours of one row, in heights."""
 _LEAST_MARKS = 4
+_LEAST_UPRIGHT = 6
 _LEAST_PIECES = 3
 _LEAST_LENGTH = 2.0
 """Length of a row, in heights."""
@@ -70,7 +71,7 @@ def _lines(levels: NDArray[np.uint8], scale: int) -> list[TextLine]:
     boxes = _marks(levels)
     lines = _rows(boxes)
     for top, left, bottom, right, marks in _rows(boxes[:, [1, 0, 3, 2]]):
-        if marks > _LEAST_MARKS:  # upright text is rare, columns of small things are not
+        if marks >= _LEAST_UPRIGHT:  # upright text is rare, columns of small things are not
             lines.append((left, top, right, bottom, marks))
     return [
         TextLine(top * scale, left * scale, (bottom - top) * scale, (right - left) * scale, marks)

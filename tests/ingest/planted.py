@@ -103,6 +103,16 @@ def header(seed: int, charset: str = "ISO_IR 192", name: str = NAME) -> Dataset:
     h.StudyDescription = f"for {name.split('^')[0]}"
     h.ImageComments = "lives next to the mill"
     h.Manufacturer, h.ManufacturerModelName = "Acme", f"{name.split('^')[0]} edition"
+    h.Rows = h.Columns = 64
+    h.SamplesPerPixel, h.PhotometricInterpretation, h.PlanarConfiguration = 3, "RGB", 0
+    h.BitsAllocated = h.BitsStored = 8
+    h.HighBit, h.PixelRepresentation = 7, 0
+    add_sequences(h, name)
+    add_groups(h, name)
+    return h
+
+
+def add_sequences(h: Dataset, name: str) -> None:
     deep, request, code, other = Dataset(), Dataset(), Dataset(), Dataset()
     deep.PatientName, deep.PatientID = name, "NESTED-ID-90210"
     deep.ReferencedSOPInstanceUID = UIDS["referenced"]
@@ -116,6 +126,10 @@ def header(seed: int, charset: str = "ISO_IR 192", name: str = NAME) -> Dataset:
     other.PatientID, other.TypeOfPatientID = "NESTED-ID-90210", "TEXT"
     h.OtherPatientIDsSequence = Sequence([other])
     h.SourceImageSequence = Sequence([deep])
+
+
+def add_groups(h: Dataset, name: str) -> None:
+    """Private attributes, an overlay, a curve and padding."""
     block = h.private_block(0x0011, "ACME PRIVATE-SECRET-321", create=True)
     block.add_new(0x01, "LO", "PRIVATE-SECRET-321")
     inner = Dataset()
@@ -127,11 +141,6 @@ def header(seed: int, charset: str = "ISO_IR 192", name: str = NAME) -> Dataset:
     h.add_new(0x60003000, "OW", b"OVERLAYTEXT\0" + bytes(500))
     h.add_new(0x50003000, "OW", b"OVERLAYTEXT\0")
     h.DataSetTrailingPadding = b"TRAILINGTEXT"
-    h.Rows = h.Columns = 64
-    h.SamplesPerPixel, h.PhotometricInterpretation, h.PlanarConfiguration = 3, "RGB", 0
-    h.BitsAllocated = h.BitsStored = 8
-    h.HighBit, h.PixelRepresentation = 7, 0
-    return h
 
 
 def dicom(seed: int, syntax: str = ExplicitVRLittleEndian, **how: str) -> bytes:

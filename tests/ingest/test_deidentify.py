@@ -169,7 +169,8 @@ def test_reports_documents_and_private_objects_are_refused(sop_class, code):
 def test_codes_of_public_schemes_stay_and_get_their_own_meaning():
     h = dcmread(io.BytesIO(planted.dicom(1)))
     known, local = Dataset(), Dataset()
-    known.CodeValue, known.CodingSchemeDesignator, known.CodeMeaning = "7771000", "SCT", "Zwanzigmann"  # fmt: skip
+    known.CodeValue, known.CodingSchemeDesignator = "7771000", "SCT"
+    known.CodeMeaning = "Zwanzigmann"
     local.CodeValue, local.CodingSchemeDesignator, local.CodeMeaning = "QUIRINA", "99KH", "Quirina"
     h.AnatomicRegionSequence = [known, local]
     out = io.BytesIO()
@@ -220,7 +221,7 @@ def test_shifting_keeps_distances(day, apart):
         ("999M", "999M"),
         ("003D", "003D"),
         ("old", None),
-    ],  # fmt: skip
+    ],
 )
 def test_ages(age, kept):
     assert values.clean_age(age) == kept

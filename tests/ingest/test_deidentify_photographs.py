@@ -32,27 +32,6 @@ def encoded(form, **options):
     return out.getvalue()
 
 
-FILES = {
-    "jpeg": lambda: planted.photograph(1),
-    "progressive": lambda: planted.commented(planted.jpeg(planted.pixels(1), progressive=True)),
-    "restarts": lambda: planted.commented(planted.jpeg(planted.pixels(1), restart_marker_blocks=2)),
-    "grey": lambda: planted.commented(planted.jpeg(planted.pixels(1)[..., 0])),
-    "cmyk": lambda: planted.commented(encoded_cmyk()),
-    "turned": lambda: planted.photograph(1, orientation=6),
-    "png": lambda: planted.png(1),
-    "palette": lambda: palette_png(),
-    "tiff": lambda: planted.tiff(1),
-    "tiff lzw": lambda: planted.tiff(1, "tiff_lzw"),
-    "tiff jpeg": lambda: planted.tiff(1, "jpeg"),
-    "tiff deflate": lambda: planted.tiff(1, "tiff_adobe_deflate"),
-    "jp2": lambda: jp2(),
-    "webp": lambda: encoded(
-        "WEBP", lossless=True, exif=planted.exif(6), xmp=planted.XMP, icc_profile=planted.icc()
-    ),  # fmt: skip
-    "webp plain": lambda: encoded("WEBP", quality=80),
-}
-
-
 def encoded_cmyk():
     out = io.BytesIO()
     Image.fromarray(planted.pixels(1)).convert("CMYK").save(out, "JPEG", quality=90)
@@ -71,6 +50,33 @@ def jp2():
     xml = b"<name>XMP-CREATOR-HUBERT</name>"
     at = plain.index(b"jp2c") - 4
     return plain[:at] + struct.pack(">I4s", len(xml) + 8, b"xml ") + xml + plain[at:]
+
+
+WORDY = {
+    "lossless": True,
+    "exif": planted.exif(6),
+    "xmp": planted.XMP,
+    "icc_profile": planted.icc(),
+}
+FILES = {  # name -> a function that makes the file
+    "jpeg": lambda: planted.photograph(1),
+    "progressive": lambda: planted.commented(planted.jpeg(planted.pixels(1), progressive=True)),
+    "restarts": lambda: planted.commented(planted.jpeg(planted.pixels(1), restart_marker_blocks=2)),
+    "grey": lambda: planted.commented(planted.jpeg(planted.pixels(1)[..., 0])),
+    "cmyk": lambda: planted.commented(encoded_cmyk()),
+    "turned": lambda: planted.photograph(1, orientation=6),
+    "png": lambda: planted.png(1),
+    "palette": palette_png,
+    "tiff": lambda: planted.tiff(1),
+    "tiff lzw": lambda: planted.tiff(1, "tiff_lzw"),
+    "tiff jpeg": lambda: planted.tiff(1, "jpeg"),
+    "tiff deflate": lambda: planted.tiff(1, "tiff_adobe_deflate"),
+    "jp2": jp2,
+    "webp": lambda: encoded(
+        "WEBP", lossless=True, exif=planted.exif(6), xmp=planted.XMP, icc_profile=planted.icc()
+    ),
+    "webp plain": lambda: encoded("WEBP", quality=80),
+}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -168,7 +174,7 @@ def test_jpeg_ls_and_lossless_jpeg_streams():
 def test_frames_without_metadata_are_not_touched():
     from pydicom.encaps import encapsulate
 
-    frames = [imagecodecs.jpegls_encode(planted.pixels(k)[..., 0]) for k in range(3)]
+    frames = [clean_stream(planted.jpeg(planted.pixels(k))) for k in range(3)]
     value = encapsulate(frames)
     assert clean_pixels(value, 3) == (value, None)
     dirty = encapsulate([planted.commented(planted.jpeg(planted.pixels(k))) for k in range(3)])

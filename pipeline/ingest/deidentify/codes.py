@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -67,7 +68,8 @@ def _meanings(scheme: str) -> dict[str, str]:
     from pydicom.sr._concepts_dict import concepts
 
     found: dict[str, str] = {}
-    for entries in concepts.get(scheme, {}).values():
+    schemes: dict[str, Any] = concepts
+    for entries in schemes.get(scheme, {}).values():
         for value, (meaning, _) in entries.items():
             found[value] = meaning
     return found

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydicom.datadict import tag_for_keyword
@@ -11,6 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from data_schemas.contract import Limits
 from data_schemas.errors import ImageError
@@ -79,10 +81,7 @@ def clean_object(
     """
     with get.quiet():
         try:
-            parsed = parse(data, limits)
-            if parsed.syntax and not parsed.syntax.startswith(IMPLICIT):
-                raise ImageError("WRONG_FORMAT", "the transfer syntax is a maker's own")
-            return _cleaned(parsed, key, choice, digest)
+            return _cleaned(parse(data, limits), key, choice, digest)
         except ImageError:
             raise
         except Exception as error:  # pydicom raises a dozen kinds on broken objects
@@ -99,6 +98,8 @@ def suspicion(data: bytes, limits: Limits) -> Suspicion:
 
 
 def _cleaned(parsed: Parsed, key: bytes, choice: Choice, digest: str) -> CleanObject:
+    if parsed.syntax and not parsed.syntax.startswith(IMPLICIT):
+        raise ImageError("WRONG_FORMAT", "the transfer syntax is a maker's own")
     implicit = _is_implicit(parsed)
     source = with_character_set(parsed.header)
     sop_class = _sop_class(source)
@@ -196,7 +197,8 @@ def _without_overlay(parsed: Parsed, value: bytes) -> bytes:
     mask = ((1 << stored) - 1) << (high + 1 - stored)
     whole = len(value) // (allocated // 8) * (allocated // 8)
     numbers = np.frombuffer(value[:whole], f"{order}u{allocated // 8}")
-    return (numbers & numbers.dtype.type(mask)).astype(numbers.dtype).tobytes() + value[whole:]
+    cleared: bytes = (numbers & numbers.dtype.type(mask)).astype(numbers.dtype).tobytes()
+    return cleared + value[whole:]
 
 
 def _say_so(header: Dataset, choice: Choice) -> None:
@@ -218,15 +220,15 @@ def _say_so(header: Dataset, choice: Choice) -> None:
 
 def _is_implicit(parsed: Parsed) -> bool:
     for tag in parsed.header.keys():  # noqa: SIM118 - a data set iterates over elements
-        element = parsed.header.get_item(tag)
+        element: Any = parsed.header.get_item(tag)
         if isinstance(element, RawDataElement):
-            return element.is_implicit_VR
+            return bool(element.is_implicit_VR)
     return True
 
 
 def _bytes(header: Dataset, parsed: Parsed, *, implicit: bool) -> bytes:
     little = parsed.little_endian
-    syntax = parsed.syntax
+    syntax = str(parsed.syntax)
     if syntax == DEFLATED:
         implicit = False
     elif syntax in (*_NATIVE, ""):
@@ -238,8 +240,8 @@ def _bytes(header: Dataset, parsed: Parsed, *, implicit: bool) -> bytes:
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = header.SOPClassUID
     meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
-    meta.TransferSyntaxUID = syntax
-    meta.ImplementationClassUID = IMPLEMENTATION
+    meta.TransferSyntaxUID = UID(syntax)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION)
     meta.ImplementationVersionName = "HILUM"
     stream = DicomBytesIO()
     stream.is_little_endian, stream.is_implicit_VR = True, False

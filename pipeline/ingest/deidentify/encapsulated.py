@@ -32,7 +32,8 @@ def clean_pixels(
     cleaned = [clean_stream(frame) for frame in found]
     if all(_same(new, old) for new, old in zip(cleaned, found, strict=True)):
         return value, None
-    made = encapsulate(cleaned, has_bot=frames > 1 and not extended)
+    # an offset table only where there was one: its item stands first, and may be empty
+    made = encapsulate(cleaned, has_bot=value[4:8] != bytes(4))
     if not extended:
         return made, None
     padded = [len(frame) + len(frame) % 2 for frame in cleaned]

@@ -108,7 +108,7 @@ def clean_header(source: Dataset, cleaning: Cleaning, depth: int = 0) -> Dataset
     if depth > _MOST_DEPTH:
         return target
     for tag in sorted(source.keys()):
-        if tag.is_private or tag.element == 0 or not dictionary_has_tag(tag) or _is_graphic(tag):
+        if not _is_public(tag) or _is_graphic(tag):
             continue
         try:
             element = _element(source, tag)
@@ -144,7 +144,8 @@ def _element(source: Dataset, tag: Any) -> DataElement:
     if dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ":
         for entry in items(source, int(tag)):  # forgives what pydicom's own parser doesn't
             with_character_set(entry, source.original_character_set)
-    return source[tag]
+    element: DataElement = source[tag]
+    return element
 
 
 def _every(source: Dataset, depth: int) -> Iterator[DataElement]:
@@ -158,6 +159,12 @@ def _every(source: Dataset, depth: int) -> Iterator[DataElement]:
                 yield from _every(entry, depth + 1)
         else:
             yield element
+
+
+def _is_public(tag: Any) -> bool:
+    # groups below 0008 belong to commands and file meta
+    known = dictionary_has_tag(tag) and tag.group >= 0x0008 and tag.element != 0
+    return known and not tag.is_private
 
 
 def _is_graphic(tag: Any) -> bool:
@@ -208,15 +215,16 @@ def _retained(element: DataElement, cleaning: Cleaning, depth: int) -> DataEleme
 
 def _by_kind(element: DataElement, cleaning: Cleaning, depth: int) -> DataElement | None:
     vr = element.VR
+    said = dictionary_VR(element.tag).split(" or ")
     if vr == "SQ":
-        return _sequence(element, cleaning, depth)
+        return _sequence(element, cleaning, depth) if "SQ" in said else None
     if vr == "UI":
         uids = [values.clean_uid(t, cleaning.secret, cleaning.choice) for t in _texts(element)]
         return _new(element, uids)
     if vr in _TIMES:
         return _time(element, cleaning)
-    if vr in _BINARY_NUMBERS:
-        return element
+    if vr in _BINARY_NUMBERS:  # text under a number's VR would pass unread
+        return element if any(own in _BINARY_NUMBERS for own in said) else None
     if vr in ("DS", "IS", "CS"):
         return _string(element, cleaning)
     if vr in _TEXTS:
