@@ -134,16 +134,28 @@ def test_pages_of_a_tiff_stay_and_reduced_ones_go():
     assert np.array_equal(imagecodecs.tiff_decode(clean, index=2), planted.pixels(2))
 
 
-@pytest.mark.parametrize("big", [False, True])
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_bigtiff_and_both_byte_orders(big, order):
-    tifffile = pytest.importorskip("tifffile")
+@pytest.mark.parametrize(("mode", "big"), [("I;16", False), ("I;16", True), ("I;16B", False)])
+def test_bigtiff_and_both_byte_orders(big, mode):
+    grey = np.arange(64 * 48, dtype="<u2" if mode == "I;16" else ">u2").reshape(64, 48)
+    picture = Image.frombytes(mode, (48, 64), grey.tobytes())
     out = io.BytesIO()
-    grey = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
-    tifffile.imwrite(out, grey, bigtiff=big, byteorder=order, description="TIFF-DESCRIPTION-OTTILIE")  # fmt: skip
+    picture.save(out, "TIFF", big_tiff=big, description="TIFF-DESCRIPTION-OTTILIE")
+    assert out.getvalue()[:2] == (b"II" if mode == "I;16" else b"MM")
     clean, _ = clean_photograph(out.getvalue())
+    assert clean[:4] == out.getvalue()[:4]
+    assert planted.traces(out.getvalue())
     assert planted.traces(clean) == set()
     assert np.array_equal(imagecodecs.tiff_decode(clean), grey)
+
+
+def test_a_tiff_whose_pixels_cover_its_words_is_refused():
+    data = bytearray(planted.tiff(1))
+    with Image.open(io.BytesIO(data)) as picture:
+        place = picture.tag_v2[273][0]
+    at = data.index(b"\x11\x01\x04\x00\x01\x00\x00\x00" + place.to_bytes(4, "little"))
+    data[at + 8 : at + 12] = bytes(4)
+    with pytest.raises(ImageError, match="directory"):
+        clean_photograph(bytes(data))
 
 
 def test_comments_of_a_jpeg_2000_stream_are_blanked_in_place():

@@ -1,6 +1,7 @@
 """A TIFF written anew with the tags that decoding needs; strips and tiles are copied as they are."""
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 from data_schemas.errors import ImageError
@@ -16,7 +17,11 @@ _KEPT = frozenset(
 """TIFF 6.0 section 8 and supplements: numbers that say how the pixels are stored. None is text."""
 _WIDTHS = {1: 1, 3: 2, 4: 4, 5: 8, 6: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}
 _JPEG, _OLD_JPEG = 7, 6
+_POINTING = (_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TABLES, _PROFILE)
+_NESTED = (330, 34665, 34853, 40965)
+"""Directories inside: reduced pictures, Exif, GPS, interoperability. They are dropped."""
 _MOST_PAGES = 10_000
+_MOST_WORDS = 200
 _MOST_VALUES = 1 << 24
 
 
@@ -60,14 +65,34 @@ def clean_tiff(data: bytes) -> bytes:
     at = struct.unpack(f"{order}{form.word}", _piece(data, head, form.inline))[0]
     pages: list[dict[int, _Field]] = []
     seen: set[int] = set()
+    words: list[tuple[int, int]] = [(0, 16 if form.big else 8)]
     while at and at not in seen and len(seen) < _MOST_PAGES:
         seen.add(at)
-        fields, at = _directory(data, at, form)
+        fields, at = _directory(data, at, form, words)
         if not pages or not _first_number(fields, _SUBFILE, form) & 1:
             pages.append(fields)
     if not pages:
         raise ImageError("CORRUPT", "the TIFF file holds no page")
+    _require_apart(pages, form, words)
     return _written(data, pages, form)
+
+
+def _require_apart(
+    pages: list[dict[int, _Field]], form: _Form, words: list[tuple[int, int]]
+) -> None:
+    """Raise CORRUPT if pixels are said to lie where header, directories or values lie: they'd be copied."""
+    for fields in pages:
+        for places, sizes in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
+            if places not in fields or sizes not in fields:
+                continue
+            pairs = zip(_numbers(fields[places], form), _numbers(fields[sizes], form), strict=False)
+            if any(
+                start < end and first < start + length
+                for start, length in pairs
+                for first, end in words
+                if length
+            ):
+                raise ImageError("CORRUPT", "the TIFF pixels lie where the file's directory lies")
 
 
 def _written(data: bytes, pages: list[dict[int, _Field]], form: _Form) -> bytes:
@@ -136,7 +161,9 @@ def _pixels(
     return made
 
 
-def _directory(data: bytes, at: int, form: _Form) -> tuple[dict[int, _Field], int]:
+def _directory(
+    data: bytes, at: int, form: _Form, words: list[tuple[int, int]]
+) -> tuple[dict[int, _Field], int]:
     count_form = "Q" if form.big else "H"
     size = struct.calcsize(f"<{count_form}")
     count = struct.unpack(f"{form.order}{count_form}", _piece(data, at, size))[0]
@@ -144,21 +171,23 @@ def _directory(data: bytes, at: int, form: _Form) -> tuple[dict[int, _Field], in
     if count > 4096:
         raise ImageError("CORRUPT", "the TIFF directory claims too many entries")
     fields: dict[int, _Field] = {}
+    words.append((at, at + size + count * entry))
     for place in range(at + size, at + size + count * entry, entry):
         raw = _piece(data, place, entry)
         tag, kind, values = struct.unpack(f"{form.order}HH{form.word}", raw[: 4 + form.inline])
-        if tag not in _KEPT and tag not in (
-            _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TABLES, _PROFILE,
-        ):  # fmt: skip
-            continue
-        width = 1 if kind == 7 else _WIDTHS.get(kind, 0)
-        allowed = kind != 7 or tag in (_TABLES, _PROFILE)
-        if not width or not allowed or values > _MOST_VALUES:
-            continue
-        length = width * values
+        length = (1 if kind in (2, 7) else _WIDTHS.get(kind, 0)) * values
         inside = raw[4 + form.inline :]
+        where = struct.unpack(f"{form.order}{form.word}", inside)[0]
         if length > form.inline:
-            inside = _piece(data, struct.unpack(f"{form.order}{form.word}", inside)[0], length)
+            words.append((where, where + length))
+        if tag in _NESTED and len(words) < _MOST_WORDS:
+            with suppress(ImageError):  # only to know where its words lie
+                _directory(data, where, form, words)
+        allowed = tag in _KEPT if kind not in (2, 7) else tag in (_TABLES, _PROFILE)
+        if not length or values > _MOST_VALUES or not (allowed or tag in _POINTING):
+            continue
+        if length > form.inline:
+            inside = _piece(data, where, length)
         fields[tag] = _Field(kind, values, inside[:length])
     end = at + size + count * entry
     following = data[end : end + form.inline]
