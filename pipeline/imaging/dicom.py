@@ -15,6 +15,7 @@ from pipeline.imaging.limits import inflate, same_size
 RLE = "1.2.840.10008.1.2.5"
 ENCAPSULATED_RAW = "1.2.840.10008.1.2.1.98"
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+_RLE_PADDING = 1 << 16
 _VIDEO = "1.2.840.10008.1.2.4.10"  # .100 to .109: MPEG-2, MPEG-4, HEVC
 _NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # fmt: skip
 _STILL_IMAGES = ("1.2.840.10008.1.2.4.5", "1.2.840.10008.1.2.4.6", "1.2.840.10008.1.2.4.7", "1.2.840.10008.1.2.4.8", "1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.11", "1.2.840.10008.1.2.4.20")  # fmt: skip
@@ -212,13 +213,16 @@ def _eight(values: NDArray[Any], header: ImageHeader) -> NDArray[np.uint8]:
 
 def _rle(frame: bytes, header: ImageHeader) -> NDArray[Any]:
     count = header.rows * header.columns
+    width = max(header.allocated // 8, 1)
+    # runs may say more than the frame has: padding does, a bomb says 64 times as much as its bytes
+    most = 2 * raw.frame_bytes(header) + _RLE_PADDING
     try:
-        decoded = imagecodecs.dicomrle_decode(frame, f"<u{max(header.allocated // 8, 1)}")
+        decoded = imagecodecs.dicomrle_decode(frame, f"<u{width}", out=most)
     except Exception as error:  # the codec's own kinds
         raise ImageError("CORRUPT", "the RLE decoder refuses the segments") from error
     if header.allocated == 1:
         return raw.values_of(header, bytes(decoded))  # packed as it would be without RLE
-    planes = np.frombuffer(decoded, f"<u{header.allocated // 8}")
+    planes = np.frombuffer(decoded[: len(decoded) // width * width], f"<u{width}")
     if planes.size < count * header.samples:
         raise ImageError("TRUNCATED", "the RLE segments hold fewer values than the frame has")
     shaped = planes[: count * header.samples].reshape(header.samples, header.rows, header.columns)
