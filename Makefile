@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export NO_PROXY := 127.0.0.1,localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix types docs bench clean
+.PHONY: help setup demo test test-kill check fix types docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -33,6 +33,9 @@ demo: setup  ## the whole road on a drawn cohort: about two minutes after instal
 
 test: check  ## everything CI runs: contracts, types, style, and the test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not needs_podman" tests
+
+test-kill: setup  ## SIGKILL at 20 random moments of an ingestion of 1,000 files
+	HILUM_KILLS=20 HILUM_KILL_FILES=1000 $(BIN)/python -m pytest -q -s tests/ingest/test_kill.py
 
 check: setup  ## import contracts, types, style
 	$(BIN)/ruff check .

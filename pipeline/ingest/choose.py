@@ -1,82 +1,75 @@
 """Decides what stays: equal pixels once, contradictions not at all, one split for each patient."""
 
-from dataclasses import dataclass
-
 from data_schemas.errors import DatasetError
 from data_schemas.terms import Split
-from pipeline.ingest.patients import pseudonym, split_of
-from pipeline.ingest.taking import Refusal, Taken
+from pipeline.ingest.patients import split_of
+from pipeline.ingest.records import Chosen, Known, Refusal, Taken
+
+Pair = tuple[Taken, Known]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Chosen:
-    """An image that stays: its place among all taken ones, its pseudonym and split."""
+def without_duplicates(pairs: list[Pair]) -> tuple[list[Pair], list[Refusal]]:
+    """Return which images stay, and the refusals of the others.
 
-    taken: Taken
-    place: int
-    patient: str
-    split: Split
-
-
-def without_duplicates(taken: list[Taken]) -> tuple[list[tuple[int, Taken]], list[Refusal]]:
-    """Return which images stay (with their places) and the refusals of the others.
-
-    Equal prepared pixels with equal labels stay once, the first in the order of digests; with
+    Equal prepared pixels with equal labels stay once, the first in the order given; with
     different labels none stays. The images of a published test split always stay, so that figures
     on it compare with published ones; their twins elsewhere go.
     """
     groups: dict[str, list[int]] = {}
-    for place, image in enumerate(taken):
+    for place, (image, _) in enumerate(pairs):
         groups.setdefault(image.pixel_sha256, []).append(place)
     stay: set[int] = set()
     refusals: list[Refusal] = []
     for places in groups.values():
-        official = [place for place in places if taken[place].candidate.official_test]
-        conflict = len({taken[place].candidate.labels for place in places}) > 1
+        official = [place for place in places if pairs[place][1].official_test]
+        conflict = len({pairs[place][1].labels for place in places}) > 1
         kept = official or ([] if conflict else places[:1])
         stay.update(kept)
-        for place in places:
-            if place in kept:
-                continue
-            digest = taken[place].candidate.source_sha256
-            if conflict:
-                reason = f"{len(places)} files have these pixels and different labels"
-                refusals.append(Refusal(digest, "CONFLICTING_LABEL", reason))
-            else:
-                reason = "the same pixels were taken from another file"
-                refusals.append(Refusal(digest, "DUPLICATE", reason))
-    return [(place, image) for place, image in enumerate(taken) if place in stay], refusals
+        code, reason = "DUPLICATE", "the same pixels were taken from another file"
+        if conflict:
+            code = "CONFLICTING_LABEL"
+            reason = f"{len(places)} files have these pixels and different labels"
+        refusals += [_refusal(pairs[place], code, reason) for place in places if place not in kept]
+    return [pair for place, pair in enumerate(pairs) if place in stay], refusals
 
 
-def assign(stay: list[tuple[int, Taken]], key: bytes) -> list[Chosen]:
-    """Give every image its patient's pseudonym and split.
+def _refusal(pair: Pair, code: str, reason: str) -> Refusal:
+    image, known = pair
+    return Refusal(
+        image.source_sha256,
+        code,
+        reason,
+        frame=image.frame,
+        place_key=image.place_key,
+        label_line=known.line,
+    )
+
+
+def assign(stay: list[Pair]) -> list[Chosen]:
+    """Give every image its patient's split.
 
     Raises
     ------
     DatasetError
         If the label table puts images of one patient into different splits.
     """
-    patients = [_pseudonym(image, key) for _, image in stay]
     given: dict[str, tuple[Split, str]] = {}
     faults: list[str] = []
-    for patient, (_, image) in zip(patients, stay, strict=True):
-        split, where = image.candidate.split, image.candidate.where
-        if split is None:
+    for _, known in stay:
+        if known.split is None:
             continue
-        first, place = given.setdefault(patient, (split, where))
-        if first != split:
+        first, place = given.setdefault(known.patient, (known.split, known.where))
+        if first != known.split:
             faults.append(
-                f"{where}: split: `{split}`, but {place} puts this patient into `{first}`"
+                f"{known.where}: split: `{known.split}`, but {place} puts this patient into `{first}`"
             )
     if faults:
         raise DatasetError("\n".join(faults), mend="give all rows of a patient the same split")
     return [
-        Chosen(image, place, patient, given[patient][0] if patient in given else split_of(patient))
-        for patient, (place, image) in zip(patients, stay, strict=True)
+        Chosen(
+            image,
+            known,
+            given[known.patient][0] if known.patient in given else split_of(known.patient),
+        )
+        for image, known in stay
     ]
-
-
-def _pseudonym(image: Taken, key: bytes) -> str:
-    # a file without a patient is its own; the prefix keeps it apart from every identifier
-    own = f"file:{image.candidate.source_sha256}:{image.pixel_sha256}"
-    return pseudonym(key, image.patient or own)

@@ -39,6 +39,11 @@ class Row:
     split: Split | None
     labels: tuple[int | None, ...]
 
+    @property
+    def line(self) -> int:
+        """The line alone, without the table's name."""
+        return int(self.where.rpartition(":")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:

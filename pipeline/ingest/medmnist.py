@@ -2,7 +2,6 @@
 
 import hashlib
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_schemas.contract import Contract
 from data_schemas.errors import DatasetError
 from data_schemas.files import sha256
 from data_schemas.terms import Split
-from pipeline.imaging.instance import Instance
-from pipeline.imaging.read import from_array
-from pipeline.ingest.candidates import Candidate, Candidates
 from pipeline.ingest.labels import LabelColumn
+from pipeline.ingest.listing import Listing
+from pipeline.ingest.records import Given, SourceFile
 
 _MOST_BYTES = 8 * 2**30
 _PARTS = ("train", "val", "test")
@@ -34,7 +31,7 @@ def is_npz(source: Path) -> bool:
     return source.suffix == ".npz" and source.is_file()
 
 
-def from_npz(source: Path) -> Candidates:
+def from_npz(source: Path) -> Listing:
     """Read a MedMNIST file.
 
     Official training images go to train, validation images by halves to tune and calibration
@@ -55,31 +52,22 @@ def from_npz(source: Path) -> Candidates:
         remarks.append(f"{source.name} {same} by its MD5")
     values = {part: _labels(arrays, part, source) for part in _PARTS}
     columns = _columns(np.concatenate(list(values.values())), label, classes)
-    candidates: list[Candidate] = []
+    files: list[SourceFile] = []
     for part in _PARTS:
         images = arrays[f"{part}_images"]
         digests = [sha256(np.ascontiguousarray(image).data) for image in images]
         splits = _splits(part, values[part], digests)
         for k, image in enumerate(images):
-            candidates.append(
-                Candidate(
-                    source_sha256=digests[k],
-                    read=_reader(image),
-                    labels=tuple(int(value) for value in values[part][k]),
-                    split=splits[k],
-                    official_test=part == "test",
-                )
-            )
-    order = sorted(range(len(candidates)), key=lambda k: (candidates[k].source_sha256, k))
-    return Candidates(tuple(candidates[k] for k in order), columns, tuple(remarks))
+            labels = tuple(int(value) for value in values[part][k])
+            given = Given(labels, splits[k], part == "test")
+            fetch = partial(_itself, image)
+            # the pixels' digest is a state that can't lie
+            files.append(SourceFile(f"{part}/{k}", fetch, image.nbytes, digests[k], given))
+    return Listing(tuple(files), columns, tuple(remarks))
 
 
-def _reader(image: NDArray[Any]) -> Callable[[Contract], Instance]:
-    return partial(_instance, image)
-
-
-def _instance(image: NDArray[Any], _: Contract) -> Instance:
-    return from_array(image)
+def _itself(image: NDArray[Any]) -> NDArray[Any]:
+    return image
 
 
 def _load(source: Path) -> dict[str, NDArray[Any]]:

@@ -21,6 +21,11 @@ def pseudonym(key: bytes, patient: str) -> str:
     return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:16]
 
 
+def place_key(key: bytes, place: str) -> str:
+    """Return 16 hex digits that stand for a file's place in its source."""
+    return pseudonym(key, f"place:{place}")
+
+
 def split_of(patient: str) -> Split:
     """Return the split of a pseudonym.
 

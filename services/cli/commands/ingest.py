@@ -48,15 +48,63 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", default="", help="the data set's name (default: SOURCE's)")
     parser.add_argument("--key-file", type=Path, help="file with the key of the pseudonyms")
-    parser.add_argument("--force", action="store_true", help="replace an older data set in --out")
+    parser.add_argument(
+        "--force", action="store_true", help="build anew, even if --out holds a data set"
+    )
+    engine = parser.add_argument_group("how the work is done (the result is the same)")
+    engine.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="processes here, or Ray"
+    )
+    engine.add_argument(
+        "--workers",
+        type=_whole,
+        default=0,
+        metavar="N",
+        help="processes that decode (default: one for each core)",
+    )
+    engine.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds for one image; then its file is refused (default: 120)",
+    )
+    engine.add_argument(
+        "--memory",
+        type=_whole,
+        default=2048,
+        metavar="MIB",
+        help="memory for one image; 0: no limit (default: 2048)",
+    )
+    engine.add_argument(
+        "--ray-address", default="", help="a running Ray cluster (default: this machine)"
+    )
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("must be a positive number of seconds")
+    return number
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Ingest and print the funnel."""
     from data_schemas.contract import Contract
+    from pipeline.imaging.workers import WorkerLimits
     from pipeline.ingest.ingest import Options, ingest
     from services.cli.settings import resolve
 
+    if options.engine == "ray":  # nothing is sent anywhere, and its chatter stays in its own logs
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     preset = options.contract or ("medmnist" if options.source.suffix == ".npz" else "any")
     contract = resolve(Contract, "contracts", [preset], options.set)
     info = ingest(
@@ -66,7 +114,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
         contract,
         key=_key(options.key_file, console),
         progress=console.progress,
-        options=Options(options.name, tuple(options.label), options.force, console.say),
+        options=Options(
+            name=options.name,
+            labels=tuple(options.label),
+            force=options.force,
+            engine=options.engine,
+            workers=options.workers,
+            limits=WorkerLimits(options.timeout, options.memory * 2**20),
+            ray_address=options.ray_address,
+            say=console.say,
+        ),
     )
     console.result(funnel(info.model_dump(mode="json"), options.out), info.model_dump(mode="json"))
     return 0
@@ -76,7 +133,8 @@ def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
     """Return the counts of a data set as text: files, refusals by code, images, splits, labels."""
     from data_schemas.dataset import REFUSALS
 
-    lines = [f"{info['files_read']:>8}  files read"]
+    lines = [" -> ".join(_steps(info))]
+    lines += [f"{info['files_read']:>8}  files read"]
     lines += [f"{-count:>8}  {code}: {REFUSALS[code]}" for code, count in info["refused"].items()]
     splits = ", ".join(f"{split} {count}" for split, count in info["splits"].items())
     lines.append(f"{info['images']:>8}  images of {info['patients']} patients ({splits})")
@@ -88,6 +146,26 @@ def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
         lines.append(f"{'':>10}{label['name']} ({label['kind']}): {counts}")
     lines.append(f"{out}: data set `{info['name']}`, content {info['content_sha256'][:16]}")
     return "\n".join(lines)
+
+
+_STEPS = (
+    ("graded sufficient", ("UNGRADABLE", "BURNED_IN_TEXT")),
+    ("labelled", ("NO_LABEL",)),
+    ("kept", ("DUPLICATE", "CONFLICTING_LABEL", "NEAR_DUPLICATE")),
+)
+"""What happens to a readable image, in order, and the codes of those that are lost on each step."""
+
+
+def _steps(info: dict) -> list[str]:  # type: ignore[type-arg]
+    # counted from the end: a file of many frames may give many images
+    left = info["images"]
+    steps: list[str] = []
+    for name, codes in reversed(_STEPS):
+        lost = sum(info["refused"].get(code, 0) for code in codes)
+        if lost:
+            steps.append(f"{left:,} {name}")
+        left += lost
+    return [f"{info['files_read']:,} files", f"{left:,} readable", *reversed(steps)]
 
 
 def _key(file: Path | None, console: Console) -> bytes:
