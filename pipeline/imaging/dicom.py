@@ -130,12 +130,12 @@ def _stream(frame: bytes, header: ImageHeader, divisor: int) -> _Frame:
     if stream.precision > 32:
         raise ImageError("NO_DECODER", f"no decoder for {stream.precision} bits per sample")
     rgb = header.photometric == "RGB"
-    done = divisor if codestream.scalable(stream, header_rgb=rgb) else 1
-    values = codestream.decode(frame, stream, header_rgb=rgb, divisor=done)
-    _same_shape(values, header, done)
+    smaller = divisor if codestream.scalable(stream, header_rgb=rgb) else 1
+    values = codestream.decode(frame, stream, header_rgb=rgb, divisor=smaller)
+    _same_shape(values, header, smaller)
     colour_done = stream.colour_done or header.photometric in ("YBR_ICT", "YBR_RCT")
     warnings = () if _said(header.syntax, stream.kind) else (f"the codestream is {stream.kind}",)
-    return _Frame(_stored(values, stream.precision, header), done, colour_done, warnings)
+    return _Frame(_stored(values, stream.precision, header), smaller, colour_done, warnings)
 
 
 def _same_shape(values: NDArray[Any], header: ImageHeader, divisor: int) -> None:
@@ -166,17 +166,19 @@ def _stored(values: NDArray[Any], precision: int, header: ImageHeader) -> NDArra
     elif not header.signed and least < 0:
         width = min(max(bits, precision), values.dtype.itemsize * 8)
         values = values.view(values.dtype.str.replace("i", "u")) & ((1 << width) - 1)
-    most_of = np.iinfo(values.dtype)
-    return np.clip(values, max(low, most_of.min), min(high, most_of.max))
+    held = np.iinfo(values.dtype)
+    clipped: NDArray[Any] = np.clip(values, max(low, held.min), min(high, held.max))
+    return clipped
 
 
 def _signed(values: NDArray[Any], width: int) -> NDArray[Any]:
     # up until the sign is the highest bit, then back down: in place of a wider type
     unused = values.dtype.itemsize * 8 - width
     as_signed = values.dtype.str.replace("u", "i")
-    if unused <= 0:
-        return values.view(as_signed)
-    return (values << unused).view(as_signed) >> unused
+    signed: NDArray[Any] = (
+        (values << unused).view(as_signed) if unused > 0 else values.view(as_signed)
+    )
+    return signed >> max(unused, 0)
 
 
 def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDArray[Any]:
