@@ -101,5 +101,12 @@ class Contract(Document):
     fit: Literal["pad", "stretch"] = Field(
         default="pad", description="pad: keep the aspect and fill with black to a square"
     )
+    shrink: Literal["scaled", "exact"] = Field(
+        default="scaled",
+        description="scaled: a colour JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8 (never "
+        "below the size needed), and integer grey values with no look-up table, no padding and a linear "
+        "window are averaged in whole blocks before the window; exact: all pixels are decoded and "
+        "windowed first",
+    )
     size: int = Field(default=224, ge=8, le=4096, description="side of the array, pixels")
     channels: Literal[1, 3] = 3

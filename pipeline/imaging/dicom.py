@@ -19,8 +19,8 @@ _VIDEO = "1.2.840.10008.1.2.4.10"  # .100 to .109: MPEG-2, MPEG-4, HEVC
 _NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # fmt: skip
 _STILL_IMAGES = ("1.2.840.10008.1.2.4.5", "1.2.840.10008.1.2.4.6", "1.2.840.10008.1.2.4.7", "1.2.840.10008.1.2.4.8", "1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.11", "1.2.840.10008.1.2.4.20")  # fmt: skip
 
-_Frame = tuple[NDArray[Any], bool, tuple[str, ...]]
-"""Values, whether the decoder already gave RGB, and what was mended."""
+_Frame = tuple[NDArray[Any], int, bool, tuple[str, ...]]
+"""Values, by what they are smaller, whether the decoder already gave RGB, and what was mended."""
 
 
 def frames_of(header: ImageHeader) -> fragments.Frames | None:
@@ -37,19 +37,23 @@ def frames_of(header: ImageHeader) -> fragments.Frames | None:
 
 
 def decode_frame(
-    header: ImageHeader, found: fragments.Frames | None = None
-) -> tuple[NDArray[Any], tuple[str, ...]]:
+    header: ImageHeader, found: fragments.Frames | None = None, divisor: int = 1
+) -> tuple[NDArray[Any], int, tuple[str, ...]]:
     """Decode the chosen frame.
 
     Parameters
     ----------
     found
         :func:`frames_of` of the same object, where it is already known.
+    divisor
+        By what a colour JPEG may be smaller: 1, 2, 4 or 8. Anything else is decoded in full.
 
     Returns
     -------
     pixels
         Stored values [H, W] of a grey instance, or RGB [H, W, 3].
+    divisor
+        By what they are smaller.
     warnings
         What was mended on the way.
 
@@ -62,14 +66,14 @@ def decode_frame(
         raise ImageError("NO_DECODER", "the pixel data are a video")
     found = found or frames_of(header)
     if found is not None:
-        values, colour_done, warnings = _encapsulated(header, found)
+        values, done, colour_done, warnings = _encapsulated(header, found, divisor)
     else:
-        values, colour_done, warnings = _native(header)
+        values, done, colour_done, warnings = _native(header)
     if header.palette is not None:
-        return apply_palette(values, *header.palette), warnings
-    if header.samples > 1:
-        return _rgb(values, header, colour_done=colour_done), warnings
-    return values, warnings
+        values = apply_palette(values, *header.palette)
+    elif header.samples > 1:
+        values = _rgb(values, header, colour_done=colour_done)
+    return values, done, warnings
 
 
 def _native(header: ImageHeader) -> _Frame:
@@ -77,32 +81,32 @@ def _native(header: ImageHeader) -> _Frame:
     if header.syntax not in _NATIVE and header.kind == "PixelData":
         stream = codestream.look(bytes(header.value)) if header.frames == 1 else None
         if stream is not None:
-            values, done, _ = _stream(bytes(header.value), header)
-            return values, done, ("the codestream stands outside of any item",)
+            values, _, done, _ = _stream(bytes(header.value), header, 1)
+            return values, 1, done, ("the codestream stands outside of any item",)
         needed = raw.frame_bytes(header) * header.frames
         if not needed <= len(header.value) <= needed + needed % 2:
             raise ImageError("CORRUPT", "the transfer syntax is compressed, the pixel data are not")
         warnings = ("the transfer syntax is compressed, the pixel data are not",)
     elif raw.held_frames(header) < header.frames:
         warnings = ("later frames are missing",)
-    return raw.values_of(header, raw.frame_of(header)), False, warnings
+    return raw.values_of(header, raw.frame_of(header)), 1, False, warnings
 
 
-def _encapsulated(header: ImageHeader, found: fragments.Frames) -> _Frame:
+def _encapsulated(header: ImageHeader, found: fragments.Frames, divisor: int) -> _Frame:
     frame = found.frame(header.frame)
     warnings = ("later frames are missing",) if len(found) < header.frames else ()
     if header.syntax == RLE:
-        return _rle(frame, header), False, warnings
+        return _rle(frame, header), 1, False, warnings
     if header.syntax == ENCAPSULATED_RAW:
-        return raw.values_of(header, frame), False, warnings
+        return raw.values_of(header, frame), 1, False, warnings
     if header.syntax == DEFLATED_FRAME:
         inflated = inflate(frame, raw.frame_bytes(header) + 1)
-        return raw.values_of(header, inflated), False, warnings
-    values, done, more = _stream(frame, header)
-    return values, done, (*warnings, *more)
+        return raw.values_of(header, inflated), 1, False, warnings
+    values, smaller, done, more = _stream(frame, header, divisor)
+    return values, smaller, done, (*warnings, *more)
 
 
-def _stream(frame: bytes, header: ImageHeader) -> _Frame:
+def _stream(frame: bytes, header: ImageHeader, divisor: int) -> _Frame:
     stream = codestream.look(frame)
     if stream is None:
         if header.syntax.startswith(_STILL_IMAGES):
@@ -118,15 +122,16 @@ def _stream(frame: bytes, header: ImageHeader) -> _Frame:
     if stream.precision > 32:
         raise ImageError("NO_DECODER", f"no decoder for {stream.precision} bits per sample")
     rgb = header.photometric == "RGB"
-    values = codestream.decode(frame, stream, header_rgb=rgb)
-    _same_shape(values, header)
+    smaller = divisor if codestream.scalable(stream, header_rgb=rgb) else 1
+    values = codestream.decode(frame, stream, header_rgb=rgb, divisor=smaller)
+    _same_shape(values, header, smaller)
     colour_done = stream.colour_done or header.photometric in ("YBR_ICT", "YBR_RCT")
     warnings = () if _said(header.syntax, stream.kind) else (f"the codestream is {stream.kind}",)
-    return _stored(values, stream.precision, header), colour_done, warnings
+    return _stored(values, stream.precision, header), smaller, colour_done, warnings
 
 
-def _same_shape(values: NDArray[Any], header: ImageHeader) -> None:
-    expected: tuple[int, ...] = (header.rows, header.columns)
+def _same_shape(values: NDArray[Any], header: ImageHeader, divisor: int) -> None:
+    expected: tuple[int, ...] = (-(-header.rows // divisor), -(-header.columns // divisor))
     if header.samples > 1:
         expected = (*expected, header.samples)
     if values.shape != expected:
@@ -146,15 +151,26 @@ def _stored(values: NDArray[Any], precision: int, header: ImageHeader) -> NDArra
     least, most = int(values.min()), int(values.max())
     if low <= least and most <= high:
         return values
-    wide = values.astype(np.int64)
     unsigned_stream = values.dtype.kind == "u"
     if header.signed and unsigned_stream:
         width = bits if most < 1 << bits else max(bits, precision)
-        half = 1 << (width - 1)
-        wide = ((wide & ((1 << width) - 1)) ^ half) - half
+        values = _signed(values, width)
     elif not header.signed and least < 0:
-        wide &= (1 << max(bits, precision)) - 1
-    return np.clip(wide, low, high).astype(np.int32 if bits <= 31 else np.int64)
+        width = min(max(bits, precision), values.dtype.itemsize * 8)
+        values = values.view(values.dtype.str.replace("i", "u")) & ((1 << width) - 1)
+    held = np.iinfo(values.dtype)
+    clipped: NDArray[Any] = np.clip(values, max(low, held.min), min(high, held.max))
+    return clipped
+
+
+def _signed(values: NDArray[Any], width: int) -> NDArray[Any]:
+    # up until the sign is the highest bit, then back down: in place of a wider type
+    unused = values.dtype.itemsize * 8 - width
+    as_signed = values.dtype.str.replace("u", "i")
+    signed: NDArray[Any] = (
+        (values << unused).view(as_signed) if unused > 0 else values.view(as_signed)
+    )
+    return signed >> max(unused, 0)
 
 
 def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDArray[Any]:

@@ -1,6 +1,7 @@
 """JPEG, PNG, TIFF, JPEG 2000 and WebP photographs to RGB or grey values, upright."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,11 @@ from pipeline.imaging import codestream, tiff, webp
 from pipeline.imaging.accept import choose_frame, require_colour
 from pipeline.imaging.colour import cmyk_to_rgb
 from pipeline.imaging.limits import check_size
+from pipeline.imaging.shrink import divisor
 
 _PNG_COLOUR = (2, 3, 6)
 _WHITE_IS_ZERO = 0
+_TURNED = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,12 @@ class Photograph:
     warnings: tuple[str, ...] = ()
     frame: int = 0
     """Index of the page of a TIFF."""
+    divisor: int = 1
+    """By what ``pixels`` are smaller than the photograph."""
+    size: tuple[int, int] | None = None
+    """Rows and columns of the photograph, where ``pixels`` don't say so."""
+    decode: Callable[[int], NDArray[Any]] | None = None
+    """Decodes it again by another divisor (1, 2, 4, 8)."""
 
 
 def pages(data: bytes, form: Format) -> int:
@@ -65,7 +74,7 @@ def read_photograph(
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Undo a camera's orientation 1..8 (Exif 2.32, tag 274)."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _TURNED:
         pixels = np.swapaxes(pixels, 0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
@@ -82,12 +91,26 @@ def _read_jpeg(data: bytes, contract: Contract) -> Photograph:
     if stream.components not in (1, 3, 4):
         raise ImageError("CORRUPT", f"a photograph can't have {stream.components} components")
     require_colour(stream.components != 1, contract.accept)
+    orientation = tiff.orientation(stream.markers.exif)
+    if codestream.scalable(stream):
+        step = divisor(stream.rows, stream.columns, contract)
+        return _scaled_jpeg(data, stream, orientation, step)
     pixels = codestream.decode(data, stream)
     if stream.components == 4:
         pixels = cmyk_to_rgb(pixels, inverted=stream.markers.adobe is not None)
     if pixels.dtype == np.uint16 and pixels.ndim == 3:
         pixels = pixels << (16 - stream.precision)
-    return Photograph(upright(pixels, tiff.orientation(stream.markers.exif)))
+    return Photograph(upright(pixels, orientation))
+
+
+def _scaled_jpeg(data: bytes, stream: codestream.Stream, orientation: int, step: int) -> Photograph:
+    def decode(number: int) -> NDArray[Any]:
+        return upright(codestream.decode(data, stream, divisor=number), orientation)
+
+    size = (stream.rows, stream.columns)
+    if orientation in _TURNED:
+        size = size[::-1]
+    return Photograph(decode(step), divisor=step, size=size, decode=decode)
 
 
 def _read_png(data: bytes, contract: Contract) -> Photograph:

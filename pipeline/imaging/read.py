@@ -19,9 +19,10 @@ from pipeline.imaging.dicom import decode_frame, frames_of
 from pipeline.imaging.dicom_header import ImageHeader, image_header
 from pipeline.imaging.dicom_parse import Parsed, parse
 from pipeline.imaging.fragments import Frames
-from pipeline.imaging.instance import GreyFacts, Instance, Window
+from pipeline.imaging.instance import GreyFacts, Instance, Stored, Window
 from pipeline.imaging.limits import check_file
 from pipeline.imaging.photograph import pages, read_photograph
+from pipeline.imaging.shrink import divisor
 from pipeline.imaging.sniff import format_of
 
 
@@ -41,12 +42,13 @@ def read(data: bytes, contract: Contract, frame: int | None = None) -> Instance:
     form = _form(data, contract)
     if form == "dicom":
         parsed = _parsed(data, contract)
-        return _dicom(_header(parsed, contract, frame), sha256(data))
+        return _dicom(_header(parsed, contract, frame), sha256(data), contract)
     found = read_photograph(data, form, contract, frame)
     grey = display_facts(found.pixels, inverted=found.white_is_zero)
-    return replace(
-        _instance(found.pixels, sha256(data), form, grey, found.warnings), frame=found.frame
-    )
+    stored = Stored(found.pixels, found.divisor, found.decode)
+    size = found.size or found.pixels.shape[:2]
+    instance = _instance(stored, size, sha256(data), form, grey, found.warnings)
+    return replace(instance, frame=found.frame)
 
 
 def frames_in(data: bytes, contract: Contract) -> int:
@@ -87,7 +89,7 @@ def instances(data: bytes, contract: Contract) -> Iterator[Instance | ImageError
 
         def one(index: int) -> Instance:
             here = header if count == 1 else _header(parsed, contract, index)
-            return _dicom(here, digest, found)
+            return _dicom(here, digest, contract, found)
     else:
         count = pages(data, form) if contract.accept.frames == "every" else 1
 
@@ -144,7 +146,8 @@ def from_array(array: NDArray[Any]) -> Instance:
     ):
         raise ImageError("NOT_AN_IMAGE", "the array is not uint8 [H, W] or [H, W, 3]")
     pixels = np.ascontiguousarray(array)
-    return _instance(pixels, sha256(pixels.data), "array", display_facts(pixels), ())
+    grey, digest = display_facts(pixels), sha256(pixels.data)
+    return _instance(Stored(pixels), pixels.shape[:2], digest, "array", grey, ())
 
 
 def display_facts(pixels: NDArray[Any], *, inverted: bool = False) -> GreyFacts | None:
@@ -160,14 +163,15 @@ def display_facts(pixels: NDArray[Any], *, inverted: bool = False) -> GreyFacts 
 
 
 def _instance(
-    pixels: NDArray[Any],
+    stored: Stored,
+    size: tuple[int, ...],
     digest: str,
     form: Format,
     grey: GreyFacts | None,
     warnings: tuple[str, ...],
 ) -> Instance:
-    rows, columns = pixels.shape[:2]
-    return Instance(pixels, digest, form, "", "U", rows, columns, grey, "", warnings)
+    rows, columns = size
+    return Instance(stored, digest, form, "", "U", rows, columns, grey, "", warnings)
 
 
 @contextmanager
@@ -191,10 +195,14 @@ def _header(parsed: Parsed, contract: Contract, frame: int | None) -> ImageHeade
         return image_header(parsed, contract, frame)
 
 
-def _dicom(header: ImageHeader, digest: str, found: Frames | None = None) -> Instance:
-    pixels, warnings = decode_frame(header, found)
+def _dicom(
+    header: ImageHeader, digest: str, contract: Contract, found: Frames | None = None
+) -> Instance:
+    step = divisor(header.rows, header.columns, contract, header.aspect)
+    pixels, done, warnings = decode_frame(header, found, step)
+    again = None if done == 1 else lambda number: decode_frame(header, found, number)[0]
     return Instance(
-        pixels=pixels,
+        stored=Stored(pixels, done, again),
         source_sha256=digest,
         format="dicom",
         modality=header.modality,

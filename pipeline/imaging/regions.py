@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data_schemas.contract import Contract
 from pipeline.imaging.grey import grey_levels
-from pipeline.imaging.instance import Instance
+from pipeline.imaging.instance import Instance, Stored
 from pipeline.imaging.resize import Region
 from pipeline.imaging.windows import settled
 
@@ -54,11 +54,12 @@ def focus(instance: Instance, contract: Contract) -> Focus:
         part = instance.pixels[top : top + height, left : left + width]
         instance = replace(
             instance,
-            pixels=np.ascontiguousarray(part),
+            stored=Stored(np.ascontiguousarray(part)),
             rows=height,
             columns=width,
             warnings=(*instance.warnings, *warnings),
         )
+        contract = contract.model_copy(update={"region": "whole"})
     if contract.grey.window == "percentile":
         contract = contract.model_copy(update={"grey": settled(instance, contract.grey)})
     return Focus(instance, contract, region[0], region[1])
@@ -220,7 +221,7 @@ def _rough(instance: Instance) -> tuple[NDArray[np.float32], int]:
     small = np.ascontiguousarray(pixels[half::step, half::step][:rows, :columns])
     if instance.grey is not None:
         facts = instance.grey
-        levels = grey_levels(small, facts, settled(replace(instance, pixels=small)))
+        levels = grey_levels(small, facts, settled(replace(instance, stored=Stored(small))))
     else:
         levels = (small >> (8 * (small.dtype.itemsize - 1))).astype(np.uint8).max(axis=2)
     return levels.astype(np.float32), step

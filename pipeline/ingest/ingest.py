@@ -20,7 +20,7 @@ from data_schemas.version import our_version
 from pipeline.imaging.workers import WorkerLimits
 from pipeline.ingest import local_engine, ray_engine
 from pipeline.ingest.build import Result, build
-from pipeline.ingest.choose import Pair, choose
+from pipeline.ingest.choose import choose, without_near_duplicates
 from pipeline.ingest.folder import check_target, discard, part_of
 from pipeline.ingest.join import Joined, join, without_labels
 from pipeline.ingest.journal import Header, fingerprint
@@ -35,7 +35,7 @@ from pipeline.ingest.sources.open import open_source
 from pipeline.ingest.splits import SplitRule
 from pipeline.ingest.table import read_table
 from pipeline.ingest.taking import take_file
-from pipeline.ingest.work import Said, Work, open_work, take_all
+from pipeline.ingest.work import Engine, Said, Work, open_work, take_all
 from pipeline.ingest.write import INFO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -135,11 +135,8 @@ def ingest(
                 _stream, contract=contract, key=key, options=options, requests=listing.requests
             )
             rule = _split_rule(options, previous, key)
-            array = partial(_array, work, contract) if options.drop_near_duplicates else None
-            choosing = partial(choose, names=given.names, rule=rule, array=array, progress=progress)
-            take = partial(take_all, work, listing.files, key, engine, progress)
-            joining = partial(given.joined, key=key)
-            taken, chosen, refusals = _settled(take, joining, choosing, work, options)
+            decided = _decide(given, work, engine, (contract, key, rule, options), progress)
+            taken, chosen, refusals = decided
             if not taken:
                 discard(part)
             if not chosen:
@@ -161,36 +158,33 @@ def ingest(
     return info
 
 
-def _settled(
-    take: Callable[[], tuple[list[Taken], list[Refusal]]],
-    joining: Callable[[list[Taken]], Joined],
-    choosing: Callable[[list[Pair]], tuple[list[Chosen], list[Refusal]]],
+def _decide(
+    given: "_Given",
     work: Work,
-    options: Options,
+    engine: Engine,
+    how: tuple[Contract, bytes, SplitRule, Options],
+    progress: Progress,
 ) -> tuple[list[Taken], list[Chosen], list[Refusal]]:
-    """Take, join and choose, again for images that are chosen now but were refused in the version before.
-
-    Their pixels weren't kept. Near-duplicates are looked for in the pixels of all images.
-    """
+    """Take every file, join the labels, and return what was taken, what of it stays, and the rest."""
+    contract, key, rule, options = how
+    names = tuple(column.name for column in given.columns)
     while True:
-        taken, refusals = take()
-        joined = joining(taken)
-        looked_at = [image for image, _ in joined.pairs] if options.drop_near_duplicates else []
-        lost = _lost(looked_at)
-        if lost:
-            work.forget(lost)
-            continue
-        chosen, left = choosing(joined.pairs)
-        lost = _lost([image.taken for image in chosen])
+        taken, refusals = take_all(work, given.listing.files, key, engine, progress)
+        joined = given.joined(taken, key)
+        chosen, doubles = choose(joined.pairs, names, rule)
+        # chosen now, but refused in the version before: their pixels weren't kept
+        lost = {i.taken.place_key for i in chosen if i.taken.spool_row == LOST}
         if not lost:
-            for remark in joined.remarks:
-                options.say(remark)
-            return taken, chosen, refusals + joined.refusals + left
+            break
         work.forget(lost)
-
-
-def _lost(images: list[Taken]) -> set[str]:
-    return {image.place_key for image in images if image.spool_row == LOST}
+    for remark in joined.remarks:
+        options.say(remark)
+    refusals = joined.with_lines(refusals) + joined.refusals + doubles
+    if options.drop_near_duplicates:
+        pixels = partial(_arrays, work, contract, chosen)
+        chosen, copies = without_near_duplicates(chosen, pixels, progress)
+        refusals += copies
+    return taken, chosen, refusals
 
 
 def _split_rule(options: Options, previous: Previous | None, key: bytes) -> SplitRule:
@@ -201,9 +195,12 @@ def _split_rule(options: Options, previous: Previous | None, key: bytes) -> Spli
     return replace(options.splits, external=sites, before=before)
 
 
-def _array(work: Work, contract: Contract, row: int) -> NDArray[np.uint8]:
-    shape = (contract.size, contract.size, contract.channels)
-    return np.frombuffer(work.pixels_at(row), np.uint8).reshape(shape)
+def _arrays(
+    work: Work, contract: Contract, chosen: list[Chosen], places: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    shape = (len(places), contract.size, contract.size, contract.channels)
+    arrays = b"".join(work.pixels_at(chosen[k].taken.spool_row) for k in places)
+    return np.frombuffer(arrays, np.uint8).reshape(shape)
 
 
 @contextmanager
@@ -248,10 +245,6 @@ class _Given:
     @property
     def columns(self) -> tuple[LabelColumn, ...]:
         return self.listing.columns if self.labels is None else self.labels.columns
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
 
     def joined(self, taken: list[Taken], key: bytes) -> Joined:
         if self.labels is None:

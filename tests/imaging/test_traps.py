@@ -16,6 +16,7 @@ from pydicom.pixels import apply_color_lut
 from data_schemas.contract import Accept, Contract, Grey
 from data_schemas.errors import ImageError
 from pipeline.imaging.grey import grey_levels, modality_lut
+from pipeline.imaging.instance import Stored
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import instances, read
 from pipeline.imaging.windows import settled
@@ -80,7 +81,7 @@ def _monochrome1(files):
         top = int(instance.pixels.max())
         turned = replace(
             instance,
-            pixels=(top - instance.pixels.astype(np.int32)).astype(np.int32),
+            stored=Stored((top - instance.pixels.astype(np.int32)).astype(np.int32)),
             grey=replace(instance.grey, inverted=False, slope=1.0, intercept=0.0, window=None),
         )
         mine = replace(instance, grey=replace(instance.grey, window=None))

@@ -23,17 +23,15 @@ changed. Every image is decoded in a process of its own kind: what kills or stop
 
 import argparse
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.cli import access
 from services.cli.console import Console
+from services.cli.key import pseudonym_key
 
 if TYPE_CHECKING:
     from pipeline.ingest.splits import SplitRule
-
-_SHORTEST_KEY = 16
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -178,7 +176,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         options.labels,
         options.out,
         contract,
-        key=_key(options.key_file, console),
+        key=pseudonym_key(options.key_file, console),
         progress=console.progress,
         options=Options(
             name=options.name,
@@ -269,33 +267,3 @@ def _steps(info: dict) -> list[str]:  # type: ignore[type-arg]
             steps.append(f"{left:,} {name}")
         left += lost
     return [f"{info['files_read']:,} files", f"{left:,} readable", *reversed(steps)]
-
-
-def _key(file: Path | None, console: Console) -> bytes:
-    """Return the key of the pseudonyms; create one if nobody gave any."""
-    from data_schemas.errors import UsageError
-
-    text = os.environ.get("HILUM_PSEUDONYM_KEY", "")
-    where = "HILUM_PSEUDONYM_KEY"
-    if file is not None or not text:
-        path = file or Path.home() / ".hilum" / "pseudonym.key"
-        where = str(path)
-        if file is None and not path.exists():
-            _create_key(path)
-            console.say(
-                f"created the key of the patients' pseudonyms: {path} (keep it, and secret)"
-            )
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError("the key file can't be read", where=where) from error
-    if len(text) < _SHORTEST_KEY:
-        raise UsageError(f"the key has fewer than {_SHORTEST_KEY} characters", where=where)
-    return text.encode()
-
-
-def _create_key(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as stream:
-        stream.write(secrets.token_hex(32) + "\n")
