@@ -68,14 +68,14 @@ def page(dataset: Dataset, report: LeakReport | None) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; img-src data:\">"
         '<meta name="color-scheme" content="light dark">'
         f"<title>Data set {escape(info.name)}</title><style>{style}</style></head>"
         f'<body><header><p class="kind">Data set, version {info.version}</p><h1>{escape(info.name)}</h1>'
         f'{_figures(dataset, report)}<nav aria-label="Parts of the page">{links}</nav></header>'
         f"<main>{''.join(parts.values())}</main>"
-        f'<footer>hilum {escape(info.hilum_version)}. Images are named by the first 12 digits of the SHA-256 of their file; patients appear as pseudonyms only.</footer></body></html>\n'
+        f"<footer>hilum {escape(info.hilum_version)}. Images are named by the first 12 digits of the SHA-256 of their file; patients appear as pseudonyms only.</footer></body></html>\n"
     )
 
 
@@ -115,18 +115,18 @@ def _flow(dataset: Dataset) -> str:
             f'<a href="#refused-{escape(code)}">{escape(code)}</a>&nbsp;{count:,}'
             for code, count in stage.lost
         )
-        rows.append((escape(stage.name), stage.passed, lost or "–", f'<span class="reason">{why or "–"}</span>'))  # fmt: skip
-    numbers = table(
-        "The same as numbers", ("step", "passed", "refused here", "reasons"), rows
-    )  # fmt: skip
-    return f'<div class="drawing">{funnel.funnel_svg(dataset.info)}</div>{numbers}'
+        rows.append((escape(stage.name), stage.passed, lost or "–", why))
+    head = ("step", "passed", "refused here", "why")
+    numbers = table("The same in numbers", head, rows, words="why")
+    drawing = funnel.funnel_svg(dataset.info)
+    return f'<div class="flow"><div class="drawing">{drawing}</div>{numbers}</div>'
 
 
 def _splits(dataset: Dataset) -> str:
     labels = "".join(label_table(dataset, label) for label in dataset.info.labels)
     if not labels:
         labels = '<p class="quiet">The data set has no labels.</p>'
-    return (
+    tables = (
         splits_table(dataset)
         + labels
         + folds_table(dataset)
@@ -137,12 +137,12 @@ def _splits(dataset: Dataset) -> str:
         + kinds_table(dataset, "modality", "Modality")
         + kinds_table(dataset, "format", "Format")
     )
+    return f'<div class="tables">{tables}</div>'
 
 
 def _sheet(dataset: Dataset) -> str:
-    told = (
-        "Prepared images, as the network sees them, evenly spaced over the data set"
-        + (", by the classes of its first label" if dataset.info.labels else "")
+    told = "Prepared images, as the network sees them, evenly spaced over the data set" + (
+        ", by the classes of its first label" if dataset.info.labels else ""
     )
     return f'<p class="quiet">{told}.</p>{contact_sheet(dataset)}'
 
