@@ -11,16 +11,29 @@ from pydantic import Field, model_validator
 from data_schemas.document import Document, Part
 from data_schemas.terms import Format
 
+FramesRule = Literal["refuse", "first", "middle", "every"]
+
 
 class Accept(Part):
     """Which instances this contract takes; anything else is refused with a code."""
 
-    formats: tuple[Format, ...] = ("dicom", "jpeg", "png", "tiff")
+    formats: tuple[Format, ...] = ("dicom", "jpeg", "png", "tiff", "jpeg2000", "webp")
     modalities: tuple[str, ...] = Field(
         default=(), description="DICOM Modality (0008,0060) values; empty: any"
     )
-    frames: Literal["refuse", "first", "middle"] = Field(
-        default="refuse", description="what to do with an instance of more than one frame"
+    frames: FramesRule = Field(
+        default="refuse",
+        description="what to do with an instance of more than one frame; every: each is an image",
+    )
+    frames_by_class: dict[str, FramesRule] = Field(
+        default={}, description="another rule for a SOP class, by its UID"
+    )
+    presentation: Literal["any", "for_presentation"] = Field(
+        default="any",
+        description="for_presentation: FOR PROCESSING (0008,0068) is refused (WRONG_PRESENTATION)",
+    )
+    views: tuple[str, ...] = Field(
+        default=(), description="views such as CC, MLO, PA; empty: any; a view not given is taken"
     )
     colour: Literal["any", "required"] = Field(
         default="any", description="required: a grey instance is refused (NOT_COLOUR)"
@@ -39,13 +52,16 @@ class Grey(Part):
     """How stored values of one-channel instances become 0..255, independent of a display.
 
     ``window``: ``header`` uses the first VOI window or LUT of the header (PS3.3 C.11.2),
-    ``range`` the lowest and highest value without padding, ``fixed`` the two numbers below.
+    ``range`` the lowest and highest value without padding, ``percentile`` two percentiles of the
+    values of the region, ``fixed`` the two numbers below.
     MONOCHROME1 is always inverted after this step, exactly once.
     """
 
-    window: Literal["header", "range", "fixed"] = "range"
+    window: Literal["header", "range", "percentile", "fixed"] = "range"
     centre: float | None = None
     width: float | None = Field(default=None, gt=0)
+    low: float = Field(default=0.5, ge=0, lt=50, description="percentile that becomes black")
+    high: float = Field(default=99.5, gt=50, le=100, description="percentile that becomes white")
 
     @model_validator(mode="after")
     def _fixed_needs_numbers(self) -> "Grey":
@@ -100,8 +116,10 @@ class Contract(Document):
     accept: Accept = Accept()
     limits: Limits = Limits()
     grey: Grey = Grey()
-    region: Literal["whole", "fundus_field"] = Field(
-        default="whole", description="fundus_field: crop to the field of view, black outside it"
+    region: Literal["whole", "fundus_field", "collimation", "breast"] = Field(
+        default="whole",
+        description="fundus_field: crop to the field of view, black outside it; "
+        "collimation: to the exposed part of a radiograph; breast: to the breast",
     )
     quality: Quality = Quality()
     fit: Literal["pad", "stretch"] = Field(

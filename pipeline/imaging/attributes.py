@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+
+from pipeline.imaging.dicom_elements import items
 
 _LOCK = threading.Lock()
 _PYDICOM = logging.getLogger("pydicom")
@@ -67,7 +70,8 @@ def integer(header: Dataset, keyword: str) -> int | None:
 
 def children(header: Dataset, keyword: str) -> list[Dataset]:
     """Return the data sets of a sequence; empty if it is missing or no sequence."""
-    return [child for child in values(header, keyword) if isinstance(child, Dataset)]
+    tag = tag_for_keyword(keyword)
+    return [] if tag is None else items(header, tag)
 
 
 def functional_groups(header: Dataset, frame: int) -> list[Dataset]:

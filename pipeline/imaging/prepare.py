@@ -10,6 +10,7 @@ from pipeline.imaging import quality, shrink
 from pipeline.imaging.colour import display_levels, with_channels
 from pipeline.imaging.field import black_outside, find_field
 from pipeline.imaging.instance import Instance, Prepared
+from pipeline.imaging.regions import focus
 from pipeline.imaging.resize import Region, View, fit
 
 _FEW = 32
@@ -26,6 +27,8 @@ def prepare(instance: Instance, contract: Contract) -> Prepared:
         BLANK if there is no content or no field of view; NOT_COLOUR if the contract requires
         colour and red, green and blue are the same.
     """
+    part = focus(instance, contract)
+    instance, contract = part.instance, part.contract
     seen = shrink.view(instance, contract)
     require_content(seen, instance, contract)
     region, visible = _region(seen, instance, contract)
@@ -37,7 +40,7 @@ def prepare(instance: Instance, contract: Contract) -> Prepared:
     if contract.region == "fundus_field":
         fitted = black_outside(fitted)
     pixels = with_channels(fitted, contract.channels)
-    return Prepared(pixels, region, answer, instance.warnings)
+    return Prepared(pixels, part.in_source(region), answer, instance.warnings)
 
 
 def require_content(seen: View, instance: Instance, contract: Contract) -> None:

@@ -126,9 +126,19 @@ class Crew(Generic[In, Out]):
     def stream(self, things: Iterable[In]) -> Iterator[tuple[In, Out | End]]:
         """Yield every answer with its thing, as they come; for each thing one ``End`` is the last.
 
-        Few things are fetched from ``things`` ahead, and workers wait while nobody reads.
+        Few things are fetched from ``things`` ahead, and workers wait while nobody reads. They stay
+        alive for the next call. A crew belongs to one thread.
         """
-        source = iter(things)
+        try:
+            yield from self._stream(iter(things))
+        finally:
+            # the reader went away in the middle: nobody waits for these answers
+            for worker in [worker for worker in self._workers if worker.given]:
+                self._workers.remove(worker)
+                worker.process.kill()
+                worker.end()
+
+    def _stream(self, source: Iterator[In]) -> Iterator[tuple[In, Out | End]]:
         again: deque[In] = deque()
         more = True
         while True:

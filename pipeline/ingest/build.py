@@ -14,7 +14,7 @@ from data_schemas.progress import Progress
 from pipeline.ingest.folder import discard, publish
 from pipeline.ingest.labels import LabelColumn
 from pipeline.ingest.leaks.examine import examine_and_keep
-from pipeline.ingest.previous import Previous
+from pipeline.ingest.previous import LOST, Previous
 from pipeline.ingest.records import Chosen, Refusal, Taken
 from pipeline.ingest.store import open_dataset
 from pipeline.ingest.thumbnail import thumbnail
@@ -97,7 +97,7 @@ def build(
             }
         )
     write_shards(new, info.shards, result.chosen, work.pixels_at, shape, progress)
-    write_refusals(new / REFUSED, result.refusals, _pictures(result, work))
+    write_refusals(new / REFUSED, result.refusals, _pictures(result, work, previous))
     contract.write_json(new / CONTRACT)
     info.write_json(new / INFO)
     if result.examined:
@@ -113,7 +113,9 @@ def _keep_journal(part: Path, out: Path) -> None:
         shutil.copyfile(part / JOURNAL, path)
 
 
-def _pictures(result: Result, work: Work) -> Callable[[Refusal], bytes | None]:
+def _pictures(
+    result: Result, work: Work, previous: Previous | None
+) -> Callable[[Refusal], bytes | None]:
     # pictures of what was refused after it had been prepared
     lost = {(refusal.place_key, refusal.frame) for refusal in result.refusals}
     rows = {
@@ -122,11 +124,14 @@ def _pictures(result: Result, work: Work) -> Callable[[Refusal], bytes | None]:
         if (taken.place_key, taken.frame) in lost
     }
     size, channels = result.contract.size, result.contract.channels
+    older = {} if previous is None else previous.thumbnails()
 
     def picture(refusal: Refusal) -> bytes | None:
         row = rows.get((refusal.place_key, refusal.frame))
         if row is None:
             return None
+        if row == LOST:
+            return older.get((refusal.source_sha256, refusal.frame))
         pixels = np.frombuffer(work.pixels_at(row), np.uint8).reshape(size, size, channels)
         return thumbnail(pixels)
 

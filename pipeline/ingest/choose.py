@@ -1,10 +1,5 @@
 """Decides what stays: equal pixels once, contradictions not at all, copies of another split on request."""
 
-from collections.abc import Callable
-
-import numpy as np
-from numpy.typing import NDArray
-
 from data_schemas.progress import Progress
 from pipeline.ingest.leaks.images import leaks_between, named, sealed_rank
 from pipeline.ingest.leaks.neighbours import near_copies
@@ -13,15 +8,10 @@ from pipeline.ingest.records import Chosen, Known, Refusal, Taken
 from pipeline.ingest.splits import SplitRule, assign
 
 Pair = tuple[Taken, Known]
-Array = Callable[[int], NDArray[np.uint8]]
 
 
 def choose(
-    pairs: list[Pair],
-    names: tuple[str, ...],
-    rule: SplitRule,
-    array: Array | None,
-    progress: Progress,
+    pairs: list[Pair], names: tuple[str, ...], rule: SplitRule
 ) -> tuple[list[Chosen], list[Refusal]]:
     """Return the images that stay, with split and fold, and the refusals of the others.
 
@@ -29,19 +19,9 @@ def choose(
     ----------
     names
         The labels' names, for the sentences.
-    array
-        The prepared array of a spool row; given, copies of a more sealed split's images are refused.
     """
     stay, refusals = without_duplicates(pairs, names)
-    chosen = assign(stay, rule, refusals)
-    if array is None:
-        return chosen, refusals
-
-    def pixels(places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return np.stack([array(chosen[k].taken.spool_row) for k in places])
-
-    kept, copies = without_near_duplicates(chosen, pixels, progress)
-    return kept, refusals + copies
+    return assign(stay, rule, refusals), refusals
 
 
 def without_duplicates(

@@ -2,7 +2,7 @@
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,20 +20,22 @@ from data_schemas.version import our_version
 from pipeline.imaging.workers import WorkerLimits
 from pipeline.ingest import local_engine, ray_engine
 from pipeline.ingest.build import Result, build
-from pipeline.ingest.choose import choose
+from pipeline.ingest.choose import choose, without_near_duplicates
 from pipeline.ingest.folder import check_target, discard, part_of
-from pipeline.ingest.join import Rows, join, rows_of
+from pipeline.ingest.join import Joined, join, without_labels
 from pipeline.ingest.journal import Header, fingerprint
-from pipeline.ingest.labels import LabelColumn, read_labels
-from pipeline.ingest.listing import Listing, from_folder
-from pipeline.ingest.medmnist import from_npz, is_npz
-from pipeline.ingest.patients import pseudonym
-from pipeline.ingest.previous import Previous, open_previous
-from pipeline.ingest.records import Refusal, SourceFile
+from pipeline.ingest.labels import LabelColumn, Labels, read_labels
+from pipeline.ingest.names import NamedFiles, named_files
+from pipeline.ingest.patients import place_key, pseudonym
+from pipeline.ingest.previous import LOST, Previous, open_previous
+from pipeline.ingest.records import Chosen, Refusal, SourceFile, Taken
+from pipeline.ingest.sources.ahead import fetched_ahead
+from pipeline.ingest.sources.listing import Access, Listing
+from pipeline.ingest.sources.open import open_source
 from pipeline.ingest.splits import SplitRule
 from pipeline.ingest.table import read_table
 from pipeline.ingest.taking import take_file
-from pipeline.ingest.work import Said, Work, open_work, take_all
+from pipeline.ingest.work import Engine, Said, Work, open_work, take_all
 from pipeline.ingest.write import INFO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -51,6 +53,12 @@ class Options:
     """The data set's name; empty: the source's."""
     labels: tuple[str, ...] = ()
     """Labels to use; empty: all."""
+    ordinal: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Labels whose classes have an order; their words from low to high, or none for numbers."""
+    strict_labels: bool = False
+    """A row of the label table without its file is a fault."""
+    access: Access = field(default_factory=Access)
+    """Options and secrets of the source."""
     force: bool = False
     """Build the data set anew, whatever stands in its place."""
     engine: Literal["local", "ray"] = "local"
@@ -71,7 +79,7 @@ class Options:
 
 
 def ingest(
-    source: Path,
+    source: Path | str,
     labels: Path | None,
     out: Path,
     contract: Contract,
@@ -89,9 +97,9 @@ def ingest(
     Parameters
     ----------
     source
-        A folder of DICOM, JPEG, PNG and TIFF files in any mix, or a MedMNIST ``.npz``.
+        A folder, or whatever else :func:`pipeline.ingest.sources.open.open_source` opens.
     labels
-        CSV or Parquet; ``None`` for a ``.npz``, or for a data set without labels.
+        CSV, Parquet or JSON; ``None`` for a ``.npz``, or for a data set without labels.
     out
         The folder to write. It appears, or is replaced, whole or not at all.
     key
@@ -105,41 +113,39 @@ def ingest(
         If the label table is wrong (all faults at once), no image is left, or the disk is full.
     """
     check_target(out, mark=INFO)
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise UsageError("lies inside the source folder", where=out, mend="write it elsewhere")
-    listing, columns, label_rows = _listing(source, labels, options, key)
-    for remark in listing.remarks:
-        options.say(remark)
+    given = _given(source, labels, contract, key, options, progress)
+    listing = given.listing
     with part_of(out) as part, _room(out):
         header = Header(
             contract_sha256=contract.digest(),
             key_sha256=fingerprint(key),
             hilum_version=our_version(),
         )
-        previous = None if options.force else open_previous(out, contract, header)
+        previous = None
+        if not options.force:
+            places = (place_key(key, file.place) for file in listing.files)
+            previous = open_previous(out, contract, header, places)
         if previous is not None:
             header = header.model_copy(update={"previous_sha256": previous.info.content_sha256})
         image_bytes = contract.size * contract.size * contract.channels
         with open_work(part, header, image_bytes, previous, options.say) as work:
-            engine = partial(_stream, contract=contract, key=key, options=options)
-            taken, refusals = take_all(work, listing.files, key, engine, progress)
+            engine = partial(
+                _stream, contract=contract, key=key, options=options, requests=listing.requests
+            )
+            rule = _split_rule(options, previous, key)
+            decided = _decide(given, work, engine, (contract, key, rule, options), progress)
+            taken, chosen, refusals = decided
             if not taken:
                 discard(part)
-                raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
-            pairs, unlabelled = join(taken, label_rows, key)
-            names = tuple(column.name for column in columns)
-            rule = _split_rule(options, previous, key)
-            array = partial(_array, work, contract) if options.drop_near_duplicates else None
-            chosen, left = choose(pairs, names, rule, array, progress)
-            refusals += unlabelled + left
             if not chosen:
-                raise DatasetError(f"no image is left: {_funnel(refusals)}", where=source)
-            name = options.name or source.resolve().stem
+                raise DatasetError(f"no image is left: {_funnel(refusals)}", where=str(source))
             result = Result(
-                name,
+                options.name or listing.name,
                 len(listing.files),
                 contract,
-                columns,
+                given.columns,
                 taken,
                 chosen,
                 refusals,
@@ -152,6 +158,35 @@ def ingest(
     return info
 
 
+def _decide(
+    given: "_Given",
+    work: Work,
+    engine: Engine,
+    how: tuple[Contract, bytes, SplitRule, Options],
+    progress: Progress,
+) -> tuple[list[Taken], list[Chosen], list[Refusal]]:
+    """Take every file, join the labels, and return what was taken, what of it stays, and the rest."""
+    contract, key, rule, options = how
+    names = tuple(column.name for column in given.columns)
+    while True:
+        taken, refusals = take_all(work, given.listing.files, key, engine, progress)
+        joined = given.joined(taken, key)
+        chosen, doubles = choose(joined.pairs, names, rule)
+        # chosen now, but refused in the version before: their pixels weren't kept
+        lost = {i.taken.place_key for i in chosen if i.taken.spool_row == LOST}
+        if not lost:
+            break
+        work.forget(lost)
+    for remark in joined.remarks:
+        options.say(remark)
+    refusals += joined.refusals + doubles
+    if options.drop_near_duplicates:
+        pixels = partial(_arrays, work, contract, chosen)
+        chosen, copies = without_near_duplicates(chosen, pixels, progress)
+        refusals += copies
+    return taken, chosen, refusals
+
+
 def _split_rule(options: Options, previous: Previous | None, key: bytes) -> SplitRule:
     # a site may be named as the label table has it, or as the header's institution
     named = options.splits.external
@@ -160,9 +195,12 @@ def _split_rule(options: Options, previous: Previous | None, key: bytes) -> Spli
     return replace(options.splits, external=sites, before=before)
 
 
-def _array(work: Work, contract: Contract, row: int) -> NDArray[np.uint8]:
-    shape = (contract.size, contract.size, contract.channels)
-    return np.frombuffer(work.pixels_at(row), np.uint8).reshape(shape)
+def _arrays(
+    work: Work, contract: Contract, chosen: list[Chosen], places: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    shape = (len(places), contract.size, contract.size, contract.channels)
+    arrays = b"".join(work.pixels_at(chosen[k].taken.spool_row) for k in places)
+    return np.frombuffer(arrays, np.uint8).reshape(shape)
 
 
 @contextmanager
@@ -186,28 +224,55 @@ def _stream(
     contract: Contract,
     key: bytes,
     options: Options,
+    requests: int,
 ) -> Iterator[Said]:
     task = partial(take_file, contract=contract, key=key, known=known)
     if options.engine == "ray":
         return ray_engine.stream(files, task, options.workers, options.limits, options.ray_address)
+    if requests > 1:
+        files = fetched_ahead(files, requests)
     return local_engine.stream(files, task, options.workers, options.limits)
 
 
-def _listing(
-    source: Path, labels: Path | None, options: Options, key: bytes
-) -> tuple[Listing, tuple[LabelColumn, ...], Rows | None]:
-    if is_npz(source):
-        if labels is not None:
-            raise UsageError("a .npz file holds its own labels", where=labels)
-        listing = from_npz(source)
-        return listing, listing.columns, None
-    listing = from_folder(source, labels)
-    if labels is None:
-        return listing, (), None
-    table = read_labels(read_table(labels), options.labels)
-    for remark in table.remarks:
+@dataclass(frozen=True, slots=True, repr=False)
+class _Given:
+    """What was asked for, opened and checked, before any image is read."""
+
+    listing: Listing
+    labels: Labels | None
+    named: NamedFiles
+
+    @property
+    def columns(self) -> tuple[LabelColumn, ...]:
+        return self.listing.columns if self.labels is None else self.labels.columns
+
+    def joined(self, taken: list[Taken], key: bytes) -> Joined:
+        if self.labels is None:
+            return without_labels(taken, key)
+        return join(self.labels, self.named, taken, key)
+
+
+def _given(
+    source: Path | str,
+    table: Path | None,
+    contract: Contract,
+    key: bytes,
+    options: Options,
+    progress: Progress,
+) -> _Given:
+    labels = None
+    if table is not None:
+        labels = read_labels(read_table(table), options.labels, options.ordinal)
+    access = replace(options.access, most_bytes=contract.limits.file_bytes)
+    listing = open_source(str(source), progress=progress, access=access, table=table)
+    if listing.columns and table is not None:
+        raise UsageError("the source holds its own labels", where=table)
+    named = NamedFiles()
+    if labels is not None:
+        named = named_files(labels, listing.files, listing.root, key, strict=options.strict_labels)
+    for remark in (*listing.remarks, *(labels.remarks if labels else ()), *named.remarks):
         options.say(remark)
-    return listing, table.columns, rows_of(table, labels, source, listing.files, key)
+    return _Given(listing, labels, named)
 
 
 def _funnel(refusals: list[Refusal]) -> str:

@@ -1,116 +1,238 @@
-"""Joins what was taken with what labels say: by the file's place or its digest, or from the source itself."""
+"""Joins what was taken with what labels say: by file, digest, SOP Instance UID, or patient and eye.
 
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
+Rows are matched with files twice. Before anything is read, :func:`named_files` finds the files that
+rows name by path, so that a wrong folder is told at once. After reading, :func:`join` adds what only
+the files themselves tell: their digest, their UID, their patient.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from pipeline.ingest.labels import Labels, Row
-from pipeline.ingest.patients import place_key, pseudonym
-from pipeline.ingest.records import Known, Refusal, SourceFile, Taken
-from pipeline.ingest.table import raise_faults
+from pipeline.ingest.names import NamedFiles, lines_of
+from pipeline.ingest.patients import pseudonym
+from pipeline.ingest.records import Known, Refusal, Taken
+
+Pair = tuple[Taken, Known]
 
 
-class Rows:
-    """The rows of a label table, found by a file's place in the source or by its digest."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Joined:
+    """Every image with what is known of it, the refusals of the others, and what a person should know."""
 
-    def __init__(self, labels: Labels, places: dict[str, Row]) -> None:
-        self._places = places
-        self._digests = {row.source_sha256: row for row in labels.rows if not row.image}
-
-    def of(self, place: str, source_sha256: str) -> Row | None:
-        """Return the row that names a file; ``place`` is its keyed hash."""
-        return self._places.get(place) or self._digests.get(source_sha256)
+    pairs: list[Pair]
+    refusals: list[Refusal]
+    remarks: tuple[str, ...] = ()
 
 
-def rows_of(
-    labels: Labels, table: Path, source: Path, files: Iterable[SourceFile], key: bytes
-) -> Rows:
-    """Find the file of every row that names one, before anything is decoded.
+def without_labels(taken: Iterable[Taken], key: bytes) -> Joined:
+    """Join images with what their source itself says about them."""
+    return Joined([(image, _own(image, key)) for image in taken], [])
 
-    Paths are below the source, or else below the table's folder.
 
-    Raises
-    ------
-    DatasetError
-        If rows name files that are not there, or two rows name the same.
+def join(labels: Labels, named: NamedFiles, taken: Sequence[Taken], key: bytes) -> Joined:
+    """Join images with the rows of a label table.
+
+    A row about a file comes before a row about a patient's eye, and that before a row about the
+    patient. Several rows about one file must agree where they say something about the same label.
+
+    Parameters
+    ----------
+    named
+        Which row names which file, from :func:`pipeline.ingest.names.named_files`.
+    taken
+        Every image that was read, in any order.
+    key
+        Key of the pseudonyms.
     """
-    places = {(source / file.place).resolve(): file.place for file in files}
-    found: dict[str, Row] = {}
-    faults: list[str] = []
-    for row in labels.rows:
-        if not row.image:
-            continue
-        paths = [(base / row.image).resolve() for base in (source, table.parent)]
-        place = next((places[path] for path in paths if path in places), None)
-        # the name itself may identify a patient: the line is enough
-        if place is None:
-            faults.append(f"{row.where}: image: no such file in the source folder")
-            continue
-        hashed = place_key(key, place)
-        if hashed in found:
-            faults.append(f"{row.where}: names the same file as {found[hashed].where}")
-        found[hashed] = row
-    raise_faults(faults)
-    return Rows(labels, found)
-
-
-def join(
-    taken: Iterable[Taken], rows: Rows | None, key: bytes
-) -> tuple[list[tuple[Taken, Known]], list[Refusal]]:
-    """Return every image with what is known of it, and the refusals of those without a label."""
-    pairs: list[tuple[Taken, Known]] = []
+    rows = _Rows(labels, named, key)
+    notes = _Notes(labels.rows[0].where.rpartition(":")[0] if labels.rows else "")
+    pairs: list[Pair] = []
     refusals: list[Refusal] = []
     for image in taken:
-        row = None if rows is None else rows.of(image.place_key, image.source_sha256)
-        if rows is not None and (row is None or not _labelled(row)):
-            refusals.append(_refusal(image, row))
+        outcome = _joined(image, rows.of(image), notes, key)
+        if isinstance(outcome, Refusal):
+            refusals.append(outcome)
         else:
-            pairs.append(_pair(image, row, key))
-    return pairs, refusals
+            pairs.append(outcome)
+    unused = [row for row in labels.rows if row.line not in rows.used and not row.image]
+    notes.add("rows_unused", unused)
+    return Joined(pairs, refusals, notes.remarks())
 
 
-def _labelled(row: Row) -> bool:
-    return not row.labels or any(value is not None for value in row.labels)
+class _Rows:
+    """The rows of a table, found by what a file tells of itself."""
+
+    def __init__(self, labels: Labels, named: NamedFiles, key: bytes) -> None:
+        self._sided = labels.sided
+        self._places = named.rows
+        self._digests: dict[str, list[Row]] = defaultdict(list)
+        self._instances: dict[str, list[Row]] = defaultdict(list)
+        self._patients: dict[str, list[Row]] = defaultdict(list)
+        self.used: set[int] = set()
+        for row in labels.rows:
+            if row.image:
+                continue
+            if row.source_sha256:
+                self._digests[row.source_sha256].append(row)
+            elif row.sop_instance_uid:
+                self._instances[pseudonym(key, f"instance:{row.sop_instance_uid}")].append(row)
+            else:
+                self._patients[pseudonym(key, row.patient)].append(row)
+
+    def of(self, image: Taken) -> list[Row]:
+        """Return the rows about an image, of the most particular kind that there are."""
+        rows = [
+            *self._places.get(image.place_key, ()),
+            *self._digests.get(image.source_sha256, ()),
+            *(self._instances.get(image.instance_key, ()) if image.instance_key else ()),
+        ]
+        if not rows and image.patient:
+            about = self._patients.get(image.patient, [])
+            sides = [row for row in about if row.laterality in ("B", image.laterality)]
+            whole = [row for row in about if row.laterality == "U"]
+            rows = ([row for row in sides if row.laterality != "U"] if self._sided else []) or whole
+        self.used |= {row.line for row in rows}
+        return rows
 
 
-def _refusal(image: Taken, row: Row | None) -> Refusal:
-    reason = "the label table has no row for this file"
-    if row is not None:
+def _joined(image: Taken, rows: list[Row], notes: "_Notes", key: bytes) -> Pair | Refusal:
+    if not rows:
+        return _refusal(image, "NO_LABEL", "the label table has no row for this file", 0)
+    first = rows[0]
+    wrong = [row for row in rows if row.source_sha256 not in ("", image.source_sha256)]
+    if wrong:
+        notes.add("other_bytes", wrong)
+        reason = "the row that names this file was made for other bytes: its source_sha256 differs"
+        return _refusal(image, "NO_LABEL", reason, wrong[0].line)
+    if len(rows) > 1:
+        notes.add("rows_twice", rows)
+    values = _merged(rows)
+    if values is None:
+        lines = ", ".join(str(row.line) for row in rows)
+        reason = f"{len(rows)} rows of the label table contradict each other (lines {lines})"
+        return _refusal(image, "CONFLICTING_LABEL", reason, first.line)
+    if values and not any(value is not None for value in values):
         reason = "every label of this file is empty in the table"
+        return _refusal(image, "NO_LABEL", reason, first.line)
+    return _known(image, replace(first, labels=values), notes, key)
+
+
+def _merged(rows: list[Row]) -> tuple[int | None, ...] | None:
+    # several rows may each know another label; None: they contradict each other
+    if len({row.split for row in rows if row.split}) > 1:
+        return None
+    out: list[int | None] = []
+    for values in zip(*(row.labels for row in rows), strict=True):
+        known = {value for value in values if value is not None}
+        if len(known) > 1:
+            return None
+        out.append(known.pop() if known else None)
+    return tuple(out)
+
+
+def _refusal(image: Taken, code: str, reason: str, line: int) -> Refusal:
     return Refusal(
         image.source_sha256,
-        "NO_LABEL",
+        code,
         reason,
         frame=image.frame,
         place_key=image.place_key,
-        label_line=0 if row is None else row.line,
+        label_line=line,
     )
 
 
-def _pair(image: Taken, row: Row | None, key: bytes) -> tuple[Taken, Known]:
+def _own(image: Taken, key: bytes) -> Known:
+    given = image.given
     # a file without a patient is its own; the prefix keeps it apart from every identifier
     own = f"file:{image.source_sha256}:{image.pixel_sha256}"
-    patient = image.patient or pseudonym(key, own)
-    given = image.given
-    if row is None:
-        labels = () if given is None else given.labels
-        split = None if given is None else given.split
-        official = given is not None and given.official_test
-        known = Known(labels, patient, image.laterality, image.site, split, official)
-        return image, known
+    return Known(
+        labels=() if given is None else given.labels,
+        patient=image.patient or pseudonym(key, own),
+        laterality=image.laterality,
+        site=image.site,
+        split=None if given is None else given.split,
+        official_test=given is not None and given.official_test,
+    )
+
+
+def _known(image: Taken, row: Row, notes: "_Notes", key: bytes) -> Pair:
+    known = _own(image, key)
+    patient = known.patient
     if row.patient:
         patient = pseudonym(key, row.patient)
+        if image.patient:
+            notes.patients.append((image.patient, patient, row.line))
     # a person wrote the table for these images; the header comes second, but a difference is told
     side, header = row.laterality, image.laterality
+    if side == "B" and header in ("L", "R"):
+        side = header  # a row about both eyes says nothing against one of them
     if side != "U" and header not in ("U", side):
+        notes.add("other_side", [row])
         remark = f"laterality {side} in the table, {header} in the header"
         image = replace(image, warnings=(*image.warnings, remark))
     return image, Known(
         labels=row.labels,
         patient=patient,
         laterality=header if side == "U" else side,
-        site=image.site,
+        site=row.site or image.site,
         split=row.split,
         where=row.where,
         line=row.line,
     )
+
+
+_SAID = {
+    "rows_unused": "match no file that could be read",
+    "rows_twice": "are about a file that another row is about, too",
+    "other_bytes": "name a file whose SHA-256 is another than theirs: it was changed after labelling",
+    "other_side": "give another laterality than the header; the table's is kept, with a warning",
+}
+
+
+@dataclass
+class _Notes:
+    """What was seen while joining, by kind: lines of the table, never what stands in them."""
+
+    table: str
+    seen: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    patients: list[tuple[str, str, int]] = field(default_factory=list)
+    """Pseudonyms of the header's and the table's patient, and the line."""
+
+    def add(self, kind: str, rows: Iterable[Row]) -> None:
+        """Remember rows."""
+        self.seen[kind] |= {row.line for row in rows}
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a person should know, with counts and lines."""
+        out = [
+            f"{self.table}: {len(lines)} rows {_SAID[kind]} ({lines_of(lines)})"
+            for kind, lines in self.seen.items()
+            if lines
+        ]
+        return (*out, *self._patients_remark())
+
+    def _patients_remark(self) -> tuple[str, ...]:
+        other = [line for header, table, line in self.patients if header != table]
+        if not other:
+            return ()
+        tables: dict[str, set[str]] = defaultdict(set)
+        lines: dict[str, set[int]] = defaultdict(set)
+        for header, table, line in self.patients:
+            tables[header].add(table)
+            lines[header].add(line)
+        spread = [header for header, names in tables.items() if len(names) > 1]
+        merged = [n for n in Counter(next(iter(t)) for t in tables.values()).values() if n > 1]
+        said = [f"{self.table}: {len(set(other))} rows name the patient otherwise than the header; the table's name is kept ({lines_of(other)})"]  # fmt: skip
+        if spread:
+            where = lines_of(line for header in spread for line in lines[header])
+            said.append(
+                f"{self.table}: {len(spread)} patients of the headers are several patients in the "
+                f"table ({where}): images of one person may come into different splits"
+            )
+        if merged and not spread:
+            said.append(
+                f"{self.table}: {len(merged)} patients of the table are several in the headers"
+            )
+        return tuple(said)

@@ -12,10 +12,14 @@ from data_schemas.contract import Contract
 from data_schemas.dataset import Changes, DatasetInfo
 from data_schemas.errors import UsageError
 from data_schemas.terms import Split
+from data_schemas.version import our_version
 from pipeline.ingest.journal import Entry, Header, entries_of, header_of
 from pipeline.ingest.records import Refusal, Taken
 from pipeline.ingest.store import Dataset, open_dataset
 from pipeline.ingest.write import INFO, JOURNAL, REFUSED
+
+LOST = -(2**62)
+"""The spool row of an image whose pixels are nowhere: it was taken, but refused afterwards."""
 
 _ANEW = "choose another --out, or build it anew with --force"
 _COMPARED = ("source_sha256", "frame", "code", "reason", "label_line")
@@ -32,17 +36,22 @@ class Previous:
         self._places = {digest: row for row, digest in enumerate(digests)}
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what needn't be decoded again; a negative spool row points into this data set."""
+        """Yield what needn't be decoded again; a negative spool row points into this data set.
+
+        Images that were refused later have no pixels here any more: their row is ``LOST``. Another version of hilum may make other pixels: then that is nothing.
+        """
+        made = header_of(self._dataset.folder / JOURNAL)
+        if made is None or made.hilum_version != our_version():
+            return
         for _, entry in entries_of(self._dataset.folder / JOURNAL):
-            taken = [outcome for outcome in entry.outcomes if isinstance(outcome, Taken)]
-            if entry.lasting() and all(image.pixel_sha256 in self._places for image in taken):
-                outcomes = tuple(map(self._pointing, entry.outcomes))
-                yield replace(entry, outcomes=outcomes)
+            if entry.lasting():
+                yield replace(entry, outcomes=tuple(map(self._pointing, entry.outcomes)))
 
     def _pointing(self, outcome: Taken | Refusal) -> Taken | Refusal:
         if isinstance(outcome, Refusal):
             return outcome
-        return replace(outcome, spool_row=-1 - self._places[outcome.pixel_sha256])
+        place = self._places.get(outcome.pixel_sha256)
+        return replace(outcome, spool_row=LOST if place is None else -1 - place)
 
     def splits(self) -> dict[str, tuple[Split, int]]:
         """Return patient -> split and fold: in the next version they keep both."""
@@ -54,6 +63,16 @@ class Previous:
     def pixels_at(self, spool_row: int) -> bytes:
         """Return the array that a negative spool row points to."""
         return self._dataset.read(-1 - spool_row)
+
+    def thumbnails(self) -> dict[tuple[str, int], bytes]:
+        """Return the pictures of what was refused, by digest and frame."""
+        names = ["source_sha256", "frame", "thumbnail"]
+        table = pq.read_table(self._dataset.folder / REFUSED, columns=names)
+        return {
+            (row["source_sha256"], row["frame"]): row["thumbnail"]
+            for row in table.to_pylist()
+            if row["thumbnail"] is not None
+        }
 
     def same(self, info: DatasetInfo, refusals: Iterable[Refusal]) -> bool:
         """Tell whether a new version would hold nothing new."""
@@ -87,13 +106,17 @@ def _is_label(column: str) -> bool:
     return column.startswith("label_") and column != "label_line"
 
 
-def open_previous(out: Path, contract: Contract, header: Header) -> Previous | None:
+def open_previous(
+    out: Path, contract: Contract, header: Header, places: Iterable[str]
+) -> Previous | None:
     """Open the data set that stands in ``out``; ``None`` if there is none.
+
+    ``places`` are the keyed hashes of the source's files.
 
     Raises
     ------
     UsageError
-        If it was made with another contract or another key.
+        If it was made with another contract, another key, or from files of which none is here.
     """
     if not (out / INFO).is_file():
         return None
@@ -112,4 +135,7 @@ def open_previous(out: Path, contract: Contract, header: Header) -> Previous | N
             where=out,
             mend=f"give the key that it was made with; or {_ANEW}",
         )
+    known = {entry.place_key for _, entry in entries_of(out / JOURNAL)}
+    if known.isdisjoint(places):
+        raise UsageError("the data set there was made from another source", where=out, mend=_ANEW)
     return Previous(open_dataset(out))

@@ -82,7 +82,7 @@ def digest_of(file: SourceFile) -> str:
     """Return the digest of a file whose decoder died; empty if it can't be read."""
     try:
         return _digest(file.fetch())
-    except OSError:
+    except (OSError, ImageError):
         return ""
 
 

@@ -63,6 +63,12 @@ class Work:
         """Return the digests of all files that were taken, sorted."""
         return sorted_digests(digest for digest in self._digests if digest)
 
+    def forget(self, places: Iterable[str]) -> None:
+        """Count files as not done, nor their bytes as known: they will be taken again."""
+        for place in places:
+            _, at = self._done.pop(place)
+            self._digests.pop(self.journal.at(at).source_sha256, None)
+
     def add(self, image: Image) -> Taken:
         """Put an image's pixels into the spool."""
         return replace(image.taken, spool_row=self._spool.add(image.pixels), given=None)

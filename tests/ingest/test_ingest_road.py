@@ -52,7 +52,7 @@ def test_the_manifest_has_its_columns_and_sound_values(mixed, take_in):
     grades = dataset.labels("grade")
     assert (dataset.labels("referable_dr") == (grades >= 2)).all()
     kinds = {label.name: label.kind for label in dataset.info.labels}
-    assert kinds == {"grade": "classes", "referable_dr": "binary"}
+    assert kinds == {"grade": "ordinal", "referable_dr": "binary"}
     sides = manifest["laterality"].to_pylist()
     assert sorted(sides) == ["L", "L", "U", "U", "U", "U", "U", "U"]
     known = {
@@ -221,7 +221,7 @@ def test_the_command_prints_a_funnel(mixed, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr()
     assert "16  files read" in printed.out
     assert "-2  CONFLICTING_LABEL" in printed.out
-    assert "grade (classes): 0: 2, 1: 4, 2: 1, 3: 1" in printed.out
+    assert "grade (ordinal): 0: 2, 1: 4, 2: 1, 3: 1" in printed.out
     key = tmp_path / ".hilum/pseudonym.key"
     assert f"{key}" in printed.err
     assert key.stat().st_mode & 0o777 == 0o600

@@ -1,9 +1,14 @@
-"""Turn a folder of images and a label table into a data set.
+"""Turn images and a label table into a data set.
 
-SOURCE is a folder of DICOM, JPEG, PNG and TIFF files in any mix, or a MedMNIST .npz file (which holds
-its own labels). LABELS is a CSV or Parquet with a column `image` (path below SOURCE) or
-`source_sha256`, optionally `patient`, `laterality` and `split`; every other column of small whole
-numbers is a label. Every file ends as an image or as a refusal with a code and a reason.
+SOURCE is a folder of images in any mix and depth (archives in it count as their members), a .zip or .tar
+archive, a DICOMDIR, a list file (.txt or .csv, one path a line), a MedMNIST .npz (which holds its own
+labels), object storage (s3://bucket/prefix) or DICOMweb
+(dicomweb+https://host/path?Modality=OP&StudyDate=20200101-20201231).
+
+LABELS is a CSV, Parquet or JSON. A row is about a file (`image`: its path, or its name where that is
+unique; or `source_sha256`, or `sop_instance_uid`), a patient's eye (`patient` and `laterality`) or a
+patient. `site` and `split` are optional; every other column of small whole numbers or of a few words is
+a label. Every file ends as an image or as a refusal with a code and a reason.
 
 Patients get pseudonyms made with a secret key: HILUM_PSEUDONYM_KEY, --key-file, or a key that is
 created once in ~/.hilum/pseudonym.key. With the same key the same data give the same data set.
@@ -13,23 +18,23 @@ created once in ~/.hilum/pseudonym.key. With the same key the same data give the
 """
 
 import argparse
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.cli import access
 from services.cli.console import Console
+from services.cli.key import pseudonym_key
 
 if TYPE_CHECKING:
     from pipeline.ingest.splits import SplitRule
 
-_SHORTEST_KEY = 16
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder, or a .npz file")
-    parser.add_argument("--labels", type=Path, help="CSV or Parquet; without it: no labels")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder, a file or an address, see above"
+    )
+    parser.add_argument("--labels", type=Path, help="CSV, Parquet or JSON; without it: no labels")
     parser.add_argument("--out", type=Path, required=True, help="the data set folder to write")
     parser.add_argument(
         "--contract",
@@ -49,6 +54,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="use only this label; repeatable",
+    )
+    parser.add_argument(
+        "--ordinal",
+        action="append",
+        default=[],
+        metavar="NAME[=LOW,...,HIGH]",
+        help="this label's classes have an order: its numbers', or these words'; repeatable",
+    )
+    parser.add_argument(
+        "--strict-labels", action="store_true", help="stop at a row of LABELS without its file"
     )
     parser.add_argument("--name", default="", help="the data set's name (default: SOURCE's)")
     parser.add_argument("--key-file", type=Path, help="file with the key of the pseudonyms")
@@ -83,6 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--ray-address", default="", help="a running Ray cluster (default: this machine)"
     )
+    access.configure(parser)
 
     _configure_splits(parser.add_argument_group("splits and leaks"))
 
@@ -148,18 +164,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.engine == "ray":  # nothing is sent anywhere, and its chatter stays in its own logs
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    preset = options.contract or ("medmnist" if options.source.suffix == ".npz" else "any")
+    preset = options.contract or ("medmnist" if Path(options.source).suffix == ".npz" else "any")
     contract = resolve(Contract, "contracts", [preset], options.set)
     info = ingest(
         options.source,
         options.labels,
         options.out,
         contract,
-        key=_key(options.key_file, console),
+        key=pseudonym_key(options.key_file, console),
         progress=console.progress,
         options=Options(
             name=options.name,
             labels=tuple(options.label),
+            ordinal=_orders(options.ordinal),
+            strict_labels=options.strict_labels,
+            access=access.access_of(options),
             force=options.force,
             engine=options.engine,
             workers=options.workers,
@@ -196,6 +215,14 @@ def _leaks(info: dict, out: Path) -> str:  # type: ignore[type-arg]
         f"leaks: {found['blocking']} findings block training, {found['warnings']} are for a person "
         f"to look at: hilum leaks {out}"
     )
+
+
+def _orders(words: list[str]) -> dict[str, tuple[str, ...]]:
+    parts = [word.partition("=") for word in words]
+    return {
+        name: tuple(step.strip() for step in steps.split(",") if step.strip())
+        for name, _, steps in parts
+    }
 
 
 def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
@@ -235,33 +262,3 @@ def _steps(info: dict) -> list[str]:  # type: ignore[type-arg]
             steps.append(f"{left:,} {name}")
         left += lost
     return [f"{info['files_read']:,} files", f"{left:,} readable", *reversed(steps)]
-
-
-def _key(file: Path | None, console: Console) -> bytes:
-    """Return the key of the pseudonyms; create one if nobody gave any."""
-    from data_schemas.errors import UsageError
-
-    text = os.environ.get("HILUM_PSEUDONYM_KEY", "")
-    where = "HILUM_PSEUDONYM_KEY"
-    if file is not None or not text:
-        path = file or Path.home() / ".hilum" / "pseudonym.key"
-        where = str(path)
-        if file is None and not path.exists():
-            _create_key(path)
-            console.say(
-                f"created the key of the patients' pseudonyms: {path} (keep it, and secret)"
-            )
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError("the key file can't be read", where=where) from error
-    if len(text) < _SHORTEST_KEY:
-        raise UsageError(f"the key has fewer than {_SHORTEST_KEY} characters", where=where)
-    return text.encode()
-
-
-def _create_key(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as stream:
-        stream.write(secrets.token_hex(32) + "\n")
