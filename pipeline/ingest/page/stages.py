@@ -38,7 +38,7 @@ def flow(files: int, images: int, refused: Mapping[str, int]) -> tuple[Stage, ..
     left = images + sum(refused.values())
     found = [Stage("files read", files)]
     if left != files:
-        found.append(Stage("images in them, frame by frame", left))
+        found.append(Stage("images in all frames", left))
     own = {*_UNREADABLE, *_UNLABELLED, *_NOT_UNIQUE, *_UNGRADABLE}
     contract = [code for code in refused if code not in own]
     for name, codes in (
