@@ -6,10 +6,12 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 
 from pipeline.imaging.dicom_elements import items
 
@@ -33,10 +35,20 @@ def quiet() -> Iterator[None]:
             _PYDICOM.disabled = before
 
 
+@cache
+def _tag(keyword: str) -> BaseTag | None:
+    number = tag_for_keyword(keyword)
+    return None if number is None else BaseTag(number)
+
+
 def values(header: Dataset, keyword: str) -> list[Any]:
     """Return an attribute's values as a list; empty if it is missing, empty or unreadable."""
     try:
-        value = header.get(keyword)
+        # by tag: by keyword, pydicom raises and catches for each attribute that isn't there
+        tag = _tag(keyword)
+        value = header.get(keyword) if tag is None else header[tag].value
+    except KeyError:
+        return []
     except Exception:  # noqa: BLE001 - pydicom converts on access and raises whatever went wrong
         return []
     if value is None or (isinstance(value, str | bytes) and not value):

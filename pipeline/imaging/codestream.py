@@ -1,6 +1,7 @@
 """Looks at a compressed frame, and decodes it: by what the stream itself says, not by its label."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,9 +129,10 @@ def _scaled(data: bytes, stream: Stream, divisor: int) -> NDArray[Any]:
 def _lossless(data: bytes, *, grey: bool) -> NDArray[Any]:
     # libjpeg-turbo takes 0.6 of liblj92's time, and reads more predictors; but of colours it
     # guesses what they mean
-    first, second = imagecodecs.jpeg8_decode, imagecodecs.ljpeg_decode
+    first: Callable[[bytes], NDArray[Any]] = imagecodecs.jpeg8_decode
+    second: Callable[[bytes], NDArray[Any]] = imagecodecs.ljpeg_decode
     if not grey:
-        first, second = second, imagecodecs.jpeg_decode
+        first, second = imagecodecs.ljpeg_decode, imagecodecs.jpeg_decode
     try:
         return first(data)
     except Exception:  # noqa: BLE001 - the other one decides what is to be said

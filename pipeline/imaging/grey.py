@@ -29,11 +29,7 @@ def grey_levels(pixels: NDArray[Any], facts: GreyFacts, recipe: Grey) -> NDArray
         if high - low < _TABLE_LIMIT:
             stored = np.arange(low, high + 1, dtype=np.float64)
             places = from_zero(pixels, low)
-            counted = _ends(facts, len(stored))
-            if counted is None:
-                present = np.zeros(len(stored), bool)
-                present[places] = True
-                counted = present
+            counted = _counted(places, len(stored), facts)
             return _levels(stored, counted, facts, recipe).take(places)
     stored = pixels.astype(np.float64)
     return _levels(stored, slice(None), facts, recipe)
@@ -45,7 +41,7 @@ def is_linear(pixels: NDArray[Any], facts: GreyFacts, recipe: Grey) -> bool:
     It is for a rescale by slope and intercept and a window, but where the window clips; it is not for
     look-up tables, a sigmoid, or padding, whose values mean something else.
     """
-    if pixels.dtype not in (np.uint8, np.uint16, np.int16):
+    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 4:
         return False
     if facts.modality_lut is not None or facts.padding is not None:
         return False
@@ -95,15 +91,21 @@ def from_zero(pixels: NDArray[Any], low: int) -> NDArray[Any]:
         return pixels
     if pixels.dtype.itemsize <= 2:
         kind = np.dtype(f"u{pixels.dtype.itemsize}")
-        return pixels.view(kind) - kind.type(low % (1 << (8 * kind.itemsize)))
+        moved: NDArray[Any] = pixels.view(kind) - kind.type(low % (1 << (8 * kind.itemsize)))
+        return moved
     return pixels.astype(np.int64) - low
 
 
-def _ends(facts: GreyFacts, count: int) -> slice | None:
-    # which values a range counts: of a monotone rescale the first and the last are enough
+def _counted(places: NDArray[Any], count: int, facts: GreyFacts) -> slice | NDArray[np.bool_]:
+    """Return which of ``count`` table entries a range counts: those that occur.
+
+    Of a monotone rescale without padding the first and the last are enough.
+    """
     if facts.modality_lut is None and facts.padding is None:
         return slice(None, None, max(1, count - 1))
-    return None
+    present = np.zeros(count, bool)
+    present[places] = True
+    return present
 
 
 def _levels(
@@ -126,8 +128,8 @@ def _levels(
         seen = values[~invalid & counted]
     shown = _shown(values, seen, facts, recipe)
     if facts.inverted:
-        shown = np.subtract(1.0, shown)
-    shown = shown * 255.0
+        shown = 1.0 - shown
+    shown *= 255.0
     shown += 0.5  # half up: what follows cuts the fraction off
     levels = shown.astype(np.uint8)
     if holes:
@@ -172,7 +174,8 @@ def _shown(
     if window is not None:
         return voi_window(values, window)
     low, high = _low_high(seen)
-    scaled: NDArray[np.float64] = (values - low) / (high - low)
+    scaled: NDArray[np.float64] = values - low
+    scaled /= high - low
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 

@@ -32,7 +32,7 @@ def prepare(instance: Instance, contract: Contract) -> Prepared:
     seen = shrink.view(instance, contract)
     require_content(seen, instance, contract)
     region, visible = _region(seen, instance, contract)
-    if contract.region != "whole":
+    if contract.region == "fundus_field":
         # what was found may be smaller than expected, and then needs more of the source's pixels
         seen = shrink.closer(seen, instance, contract, region)
     fitted = fit(seen, region, contract.size)
@@ -67,7 +67,7 @@ def _region(seen: View, instance: Instance, contract: Contract) -> tuple[Region,
     """Return :func:`region_of` in source pixels, whatever the view's step is."""
     if seen.step == 1:
         return region_of(seen.levels, instance.aspect, contract)
-    if contract.region == "whole":
+    if contract.region != "fundus_field":
         # no pixel is looked at: the source's shape without its pixels
         shape = np.broadcast_to(np.uint8(0), (seen.rows, seen.columns))
         return region_of(shape, instance.aspect, contract)

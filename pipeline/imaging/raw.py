@@ -26,7 +26,7 @@ def held_frames(header: ImageHeader) -> int:
     return len(header.value) // frame_bytes(header)
 
 
-def frame_of(header: ImageHeader) -> bytes:
+def frame_of(header: ImageHeader) -> Bytes:
     """Cut the chosen frame out of native pixel data.
 
     A frame that is whole counts, also where later ones are missing.
@@ -47,10 +47,10 @@ def frame_of(header: ImageHeader) -> bytes:
         first, last = start - start % 2, start + size + (start + size) % 2
         words = bytes(value[first:last]).ljust(last - first, b"\0")
         return np.frombuffer(words, ">u2").astype("<u2").tobytes()[start - first :][:size]
-    return bytes(value[start : start + size])
+    return value[start : start + size]
 
 
-def values_of(header: ImageHeader, frame: bytes) -> NDArray[Any]:
+def values_of(header: ImageHeader, frame: Bytes) -> NDArray[Any]:
     """Return [rows, columns] or [rows, columns, samples] of the bytes of one frame.
 
     Raises
@@ -66,7 +66,9 @@ def values_of(header: ImageHeader, frame: bytes) -> NDArray[Any]:
     order = "<" if header.little_endian else ">"
     if header.kind != "PixelData":
         floats = np.frombuffer(frame, f"{order}f{header.allocated // 8}")
-        return floats.reshape(rows, columns).astype(floats.dtype.newbyteorder("="))
+        native = floats.reshape(rows, columns).astype(floats.dtype.newbyteorder("="))
+        native[np.isnan(native)] = np.nan  # a signalling one would complain at every later step
+        return native
     if header.allocated == 1:
         packed = np.frombuffer(frame, np.uint8)
         return np.unpackbits(packed, bitorder="little")[: rows * columns].reshape(rows, columns)
@@ -90,10 +92,19 @@ def masked(values: NDArray[Any], header: ImageHeader) -> NDArray[Any]:
     width = native.dtype.itemsize * 8
     if header.signed:
         native = native.view(native.dtype.str.replace("u", "i"))
-    if width > header.stored:
+    if width > header.stored and _other_bits(native, header):
         # up until the highest stored bit is the highest bit, then back: drops and extends at once
         native = (native << (width - 1 - header.high_bit)) >> (width - header.stored)
     return native
+
+
+def _other_bits(native: NDArray[Any], header: ImageHeader) -> bool:
+    # reading all values once is cheaper than moving them
+    if header.high_bit != header.stored - 1 or not native.size:
+        return True
+    half = 1 << (header.stored - 1)
+    low, high = (-half, half - 1) if header.signed else (0, 2 * half - 1)
+    return not low <= int(native.min()) <= int(native.max()) <= high
 
 
 def _too_short(held: int, needed: int) -> ImageError:
@@ -114,7 +125,7 @@ def _bits_of(header: ImageHeader) -> bytes:
     return np.packbits(bits[first % 8 :][:one], bitorder="little").tobytes()
 
 
-def _packed_12(frame: bytes, count: int) -> NDArray[np.uint16]:
+def _packed_12(frame: Bytes, count: int) -> NDArray[np.uint16]:
     # the packed cells of ACR-NEMA: two values in three bytes, the lowest bits first
     triples = np.frombuffer(frame[: len(frame) // 3 * 3], np.uint8).reshape(-1, 3).astype(np.uint16)
     values = np.empty((len(triples), 2), np.uint16)

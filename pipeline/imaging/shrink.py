@@ -38,7 +38,7 @@ def largest_step(
     needed = max(contract.size, quality.SIDE if contract.quality.check else 0)
     if region is not None:
         return max(1.0, min(region[2:]) / needed)
-    if contract.region == "whole" and contract.fit == "pad":
+    if contract.region != "fundus_field" and contract.fit == "pad":
         # both axes are shrunk to the same square on the patient
         side = max(rows * aspect, float(columns))
         return max(1.0, min(side / aspect, side) / needed)
@@ -47,8 +47,8 @@ def largest_step(
 
 def divisor(rows: int, columns: int, contract: Contract, aspect: float = 1.0) -> int:
     """Return the largest of 8, 4, 2, 1 by which a JPEG of this size may be decoded smaller."""
-    if contract.region in ("collimation", "breast"):
-        return 1  # the part that is cut out may need every pixel
+    if contract.region in ("collimation", "breast"):  # looked for in the source's own pixels
+        return 1
     most = largest_step(rows, columns, contract, aspect=aspect)
     return next(number for number in DIVISORS if number <= most)
 

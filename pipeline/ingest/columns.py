@@ -20,6 +20,7 @@ _TRUTH = {
     "true": "1", "yes": "1", "y": "1", "positive": "1", "present": "1",
     "false": "0", "no": "0", "n": "0", "negative": "0", "absent": "0",
 }  # fmt: skip
+_SIDES = {"l", "r", "b", "u", "od", "os", "ou", "left", "right", "both"}
 _UNKNOWN = {"na", "n/a", "nan", "null", "none", "<na>", "?", "unknown"}
 _ORDINAL = re.compile(r"(grade|grading|stage|score|level|severity|birads|bi_rads)s?(_|$)")
 # columns that name or describe a person, whatever they hold (PS3.15 table E.1-1 has their attributes)
@@ -69,12 +70,12 @@ class Reader:
 
     def read(self, title: str, *, wanted: bool) -> tuple[LabelColumn, Values] | None:
         """Return a column as a label, or None if it is none, with a fault or a remark."""
-        cells = ["" if cell.lower() in _UNKNOWN else cell for cell in self.table.columns[title]]
+        order = self.orders.get(label_name(title), ())
+        cells = self._known(title, order)
         filled = [cell for cell in cells if cell]
         if not filled:
             self._not(title, "is empty", wanted=wanted)
             return None
-        order = self.orders.get(label_name(title), ())
         if order:
             return self._ordered(title, cells, order)
         truth = [_TRUTH.get(cell.lower(), cell) for cell in cells]
@@ -89,6 +90,21 @@ class Reader:
             ]
             return None
         return self._words(title, cells, wanted=wanted)
+
+    def _known(self, title: str, order: tuple[str, ...]) -> list[str]:
+        """Return the cells, those that say "not known" emptied."""
+        words = _UNKNOWN - {word.lower() for word in order}
+        given = self.table.columns[title]
+        if not order and any(
+            cell and cell.lower() not in words | _TRUTH.keys() and not _INTEGER.fullmatch(cell)
+            for cell in given
+        ):
+            words = words - {"none"}  # among words it is one: no disease
+        cells = ["" if cell.lower() in words else cell for cell in given]
+        emptied = sum(bool(cell) for cell in given) - sum(bool(cell) for cell in cells)
+        if emptied and any(cells):
+            self.remarks.append(f"column `{title}`: {emptied} cells such as NA mean: not known")
+        return cells
 
     def _not(self, title: str, why: str, *, wanted: bool) -> None:
         if wanted:
@@ -158,6 +174,7 @@ class Reader:
         }
         unasked = {
             "names or describes a person": _is_personal(_PERSONAL, name),
+            "holds sides": {word.lower() for word in words} <= _SIDES,
             "holds one text only": len(words) < 2,
             "holds numbers inside text": any(
                 sum(letter.isdigit() for letter in word) > 3 for word in words

@@ -179,7 +179,7 @@ def _decide(
         work.forget(lost)
     for remark in joined.remarks:
         options.say(remark)
-    refusals += joined.refusals + doubles
+    refusals = joined.with_lines(refusals) + joined.refusals + doubles
     if options.drop_near_duplicates:
         pixels = partial(_arrays, work, contract, chosen)
         chosen, copies = without_near_duplicates(chosen, pixels, progress)

@@ -6,7 +6,7 @@ the files themselves tell: their digest, their UID, their patient.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.ingest.labels import Labels, Row
@@ -24,6 +24,15 @@ class Joined:
     pairs: list[Pair]
     refusals: list[Refusal]
     remarks: tuple[str, ...] = ()
+    lines: Mapping[str, int] = field(default_factory=dict)
+    """Keyed hash of a file's place -> the line of the label table that names it."""
+
+    def with_lines(self, refusals: Iterable[Refusal]) -> list[Refusal]:
+        """Return refusals of files that were not read, with the lines that name those files."""
+        return [
+            replace(refusal, label_line=refusal.label_line or self.lines.get(refusal.place_key, 0))
+            for refusal in refusals
+        ]
 
 
 def without_labels(taken: Iterable[Taken], key: bytes) -> Joined:
@@ -58,7 +67,8 @@ def join(labels: Labels, named: NamedFiles, taken: Sequence[Taken], key: bytes) 
             pairs.append(outcome)
     unused = [row for row in labels.rows if row.line not in rows.used and not row.image]
     notes.add("rows_unused", unused)
-    return Joined(pairs, refusals, notes.remarks())
+    lines = {place: some[0].line for place, some in named.rows.items()}
+    return Joined(pairs, refusals, notes.remarks(), lines)
 
 
 class _Rows:

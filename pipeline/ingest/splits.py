@@ -94,8 +94,11 @@ def assign(
         If a patient is given two splits, a site held out has no image, or there are fewer patients
         than folds.
     """
-    people = _people(stay, doubles)
-    fixed = _given(stay, people)
+    given = _given(stay)
+    before = {patient: split for patient, (split, _) in rule.before.items()}
+    known_splits = before | {patient: split for patient, (split, _) in given.items()}
+    people = _people(stay, doubles, known_splits)
+    fixed = {people[patient]: split for patient, split in given.items()}
     for patient in _at_sites(stay, rule.external):
         split, where = fixed.get(people[patient], ("external", ""))
         if split != "external":
@@ -107,8 +110,8 @@ def assign(
         fixed[people[patient]] = ("external", where)
     decided = {person: split for person, (split, _) in fixed.items()}
     for patient, person in people.items():
-        if patient in rule.before:
-            decided.setdefault(person, rule.before[patient][0])
+        if patient in before:
+            decided.setdefault(person, before[patient])
     strata = _strata(stay, people)
     if rule.how == "hash":
         splits = {person: decided.get(person) or split_of(person, rule.shares) for person in strata}
@@ -122,9 +125,15 @@ def assign(
     ]
 
 
-def _people(stay: list[Pair], doubles: Iterable[Refusal]) -> dict[str, str]:
-    """Return patient -> the one pseudonym that stands for this person and all linked to them."""
+def _people(
+    stay: list[Pair], doubles: Iterable[Refusal], known_splits: dict[str, Split]
+) -> dict[str, str]:
+    """Return patient -> the one pseudonym that stands for this person and all linked to them.
+
+    Patients who have different splits already stay apart: the leak doctor then says so.
+    """
     people = {known.patient: known.patient for _, known in stay}
+    splits = dict(known_splits)
     owner = {image.pixel_sha256: known.patient for image, known in stay}
 
     def first(patient: str) -> str:
@@ -136,17 +145,19 @@ def _people(stay: list[Pair], doubles: Iterable[Refusal]) -> dict[str, str]:
         other = owner.get(refusal.pixel_sha256)
         if other is not None and refusal.patient in people:
             one, two = sorted((first(other), first(refusal.patient)))
-            people[two] = one
+            if splits.get(one, splits.get(two)) == splits.get(two, splits.get(one)):
+                people[two] = one
+                splits |= {one: splits[two]} if two in splits else {}
     return {patient: first(patient) for patient in people}
 
 
-def _given(stay: list[Pair], people: dict[str, str]) -> dict[str, tuple[Split, str]]:
+def _given(stay: list[Pair]) -> dict[str, tuple[Split, str]]:
     given: dict[str, tuple[Split, str]] = {}
     faults: list[str] = []
     for _, known in stay:
         if known.split is None:
             continue
-        first, place = given.setdefault(people[known.patient], (known.split, known.where))
+        first, place = given.setdefault(known.patient, (known.split, known.where))
         if first != known.split:
             faults.append(
                 f"{known.where}: split: `{known.split}`, but {place} puts this patient into `{first}`"

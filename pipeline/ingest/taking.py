@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from data_schemas.files import sha256
 from pipeline.imaging.instance import Instance, Prepared
 from pipeline.imaging.limits import check_file
 from pipeline.imaging.prepare import prepare
-from pipeline.imaging.read import from_array, read
+from pipeline.imaging.read import from_array, instances
 from pipeline.ingest.patients import place_key, pseudonym
 from pipeline.ingest.records import Refusal, SourceFile, Taken
 from pipeline.ingest.thumbnail import thumbnail
@@ -57,25 +58,30 @@ def take_file(
     except ImageError as error:
         yield Refusal("", error.code, error.what, place_key=place)
         return
-    except OSError:
+    except Exception:  # noqa: BLE001 - a file system, an archive, a network: each has its own
         reason = "the file can't be read from its storage"
         yield Refusal("", "CORRUPT", reason, place_key=place)
         return
-    if known is not None and _is_known(digest := _digest(data), known):
-        yield Seen(digest)
+    # only where it is needed: reading a sound file computes its digest, too
+    digest = cache(partial(_digest, data))
+    if known is not None and _is_known(digest(), known):
+        yield Seen(digest())
         return
     try:
-        for instance in _instances(data, contract):
-            yield _outcome(instance, contract, key, file, place)
+        for frame, found in enumerate(_instances(data, contract)):
+            if isinstance(found, ImageError):
+                yield Refusal(digest(), found.code, found.what, frame, place)
+            else:
+                yield _outcome(found, contract, key, file, place)
     except ImageError as error:
-        yield Refusal(_digest(data), error.code, error.what, place_key=place)
+        yield Refusal(digest(), error.code, error.what, place_key=place)
     except MemoryError:
         reason = "decoding needs more memory than the limit"
-        yield Refusal(_digest(data), "DECODER_DIED", reason, place_key=place)
+        yield Refusal(digest(), "DECODER_DIED", reason, place_key=place)
     except Exception as error:  # noqa: BLE001 - one bad file must not end the batch
         # the message may hold a piece of the header: the kind of fault is enough
         reason = f"the reader failed with {type(error).__name__}"
-        yield Refusal(_digest(data), "CORRUPT", reason, place_key=place)
+        yield Refusal(digest(), "CORRUPT", reason, place_key=place)
 
 
 def digest_of(file: SourceFile) -> str:
@@ -98,10 +104,10 @@ def _is_known(digest: str, known: NDArray[np.bytes_]) -> bool:
     return place < len(known) and bool(known[place : place + 1] == sought)
 
 
-def _instances(data: bytes | NDArray[Any], contract: Contract) -> Iterable[Instance]:
+def _instances(data: bytes | NDArray[Any], contract: Contract) -> Iterable[Instance | ImageError]:
     if isinstance(data, np.ndarray):
         return (from_array(data),)
-    return (read(data, contract),)
+    return instances(data, contract)
 
 
 def _digest(data: bytes | NDArray[Any]) -> str:
@@ -111,7 +117,11 @@ def _digest(data: bytes | NDArray[Any]) -> str:
 def _outcome(
     instance: Instance, contract: Contract, key: bytes, file: SourceFile, place: str
 ) -> Outcome:
-    prepared = prepare(instance, contract)
+    try:
+        prepared = prepare(instance, contract)
+    except ImageError as error:
+        digest = instance.source_sha256
+        return Refusal(digest, error.code, error.what, instance.frame, place)
     if not prepared.quality.sufficient:
         return Refusal(
             instance.source_sha256,

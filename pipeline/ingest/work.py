@@ -146,9 +146,10 @@ def take_all(
         place = places[file.place]
         if isinstance(said, End):
             outcomes = begun.pop(place, [])
-            if said.code:
+            if said.code or not outcomes:
                 digest = outcomes[0].source_sha256 if outcomes else digest_of(file)
-                outcomes.append(Refusal(digest, said.code, said.reason, place_key=place))
+                code, reason = said.code or "CORRUPT", said.reason or "the file holds no frame"
+                outcomes.append(Refusal(digest, code, reason, place_key=place))
             work.finish(place, state_key(key, file), outcomes)
             done += 1
             progress(done, total, "reading")

@@ -59,7 +59,7 @@ def tune_metrics(head: Head, logits: Floats, targets: Ints) -> dict[str, float]:
         known = targets[:, place] >= 0
         truth, own_logits = targets[known, place], logits[known]
         if not len(truth):
-            aucs.append(math.nan)
+            metrics[f"tune/auc_{output.label}"] = math.nan
             continue
         found = shares(output, own_logits)
         if head.kind == "binary":

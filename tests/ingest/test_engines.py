@@ -1,22 +1,30 @@
 """Every engine ends in the same data set. ``make test-ray`` starts a real Ray; here its actor is called alone."""
 
+import io
 import os
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
+import pydicom
 import pytest
 
+from data_schemas.contract import Contract
 from data_schemas.errors import UsageError
 from data_schemas.progress import silent
+from pipeline.imaging.prepare import prepare
+from pipeline.imaging.read import read
 from pipeline.imaging.workers import End, WorkerLimits
 from pipeline.ingest import ray_engine
+from pipeline.ingest.ingest import ingest
 from pipeline.ingest.sources.open import open_source
 from pipeline.ingest.store import open_dataset
 from pipeline.ingest.taking import Image, take_file
 from tests.ingest import taking_tasks
-from tests.ingest.conftest import KEY
+from tests.ingest.conftest import KEY, dicom, drawn
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,3 +96,23 @@ def test_ray_ends_in_the_same_data_set(mixed, take_in, tmp_path):
     for name in ("manifest.parquet", "refusals.parquet", "pixels-000.npy"):
         assert (out / name).read_bytes() == (local / name).read_bytes()
     assert open_dataset(out).info.content_sha256 == info.content_sha256
+
+
+def test_every_frame_is_an_image_or_a_refusal_of_its_own(tmp_path):
+    frames = np.stack([drawn(k) for k in range(5)])
+    frames[2] = 7  # blank
+    folder = tmp_path / "source"
+    folder.mkdir()
+    data = pydicom.dcmread(io.BytesIO(dicom(frames[0], "MRN-1")))
+    data.NumberOfFrames, data.PixelData = 5, frames.tobytes()
+    data.save_as(folder / "scan", enforce_file_format=True)
+    every = Contract.model_validate({"name": "every", "size": 16, "accept": {"frames": "every"}})
+    info = ingest(folder, None, tmp_path / "out", every, key=KEY, progress=silent)
+    assert (info.files_read, info.images, info.patients) == (1, 4, 1)
+    assert info.refused == {"BLANK": 1}
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.manifest["frame"].to_pylist() == [0, 1, 3, 4]
+    assert pq.read_table(tmp_path / "out/refusals.parquet")["frame"].to_pylist() == [2]
+    for row, frame in enumerate((0, 1, 3, 4)):
+        alone = prepare(read(dicom(frames[frame], "MRN-1"), every), every).pixels
+        assert (dataset.pixels(np.array([row]))[0] == alone).all()

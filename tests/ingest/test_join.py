@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,6 +187,16 @@ def test_a_table_for_another_folder_stops_before_anything_is_read(joined):
     assert "different endings" in (caught.value.mend or "")
     with pytest.raises(DatasetError, match="several files have this name"):
         joined("image,y\n1.png,1\n2.png,1\n3.png,1\n2.png,0\n", [image(p) for p in ("a/1.png", "b/1.png", "2.png")], strict=True)  # fmt: skip
+
+
+def test_a_refused_file_keeps_the_line_that_names_it(mixed, take_in):
+    _, out = take_in(mixed.folder, mixed.labels)
+    rows = pq.read_table(out / "refusals.parquet").to_pylist()
+    lines = {row["code"]: row["label_line"] for row in rows}
+    named = [row["image"] for row in mixed.rows]
+    assert lines["TRUNCATED"] == named.index("cut.png") + 2
+    assert lines["BLANK"] == named.index("blank.png") + 2
+    assert lines["NOT_AN_IMAGE"] == 0
 
 
 def test_what_a_source_says_itself(joined):

@@ -7,10 +7,12 @@ import csv
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,26 @@ def wait_until(out: Path, process: "subprocess.Popen[str]", files: int) -> None:
         time.sleep((files - FILES) / FILES)
 
 
+def kill_once(
+    source: Path, table: Path, out: Path, chance: random.Random, *, everything: bool
+) -> None:
+    """Start an ingestion and kill it before it ends: its parent alone, or all its processes at once."""
+    while True:
+        process = start(source, table, out)
+        wait_until(out, process, chance.randint(done(out), FILES + FILES // 8))
+        time.sleep(chance.uniform(0.0, 0.05))
+        with suppress(ProcessLookupError):
+            (os.killpg if everything else os.kill)(process.pid, signal.SIGKILL)
+        process.communicate()
+        deadline = time.monotonic() + 20
+        while living(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not living(process.pid), "workers outlived their parent"
+        if process.returncode == -signal.SIGKILL:
+            return
+        shutil.rmtree(out)  # it was done before the moment came
+
+
 def living(group: int) -> list[int]:
     """Return the processes of a session that are still there and no zombies."""
     found = []
@@ -125,19 +147,9 @@ def test_killed_at_any_moment_it_ends_in_the_same_data_set(tmp_path):
     for trial in range(KILLS):
         out = tmp_path / f"out{trial}"
         for _ in range(1 + trial % 2):
-            process = start(source, table, out)
-            wait_until(out, process, chance.randint(0, FILES + FILES // 8))
-            time.sleep(chance.uniform(0.0, 0.05))
-            # the parent alone, which must take its workers with it, or everything at once
-            (os.kill if trial % 3 else os.killpg)(process.pid, signal.SIGKILL)
-            process.communicate()
-            deadline = time.monotonic() + 20
-            while living(process.pid) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert not living(process.pid), "workers outlived their parent"
-        journal = tmp_path / f".out{trial}.part/journal"
-        begun = len(journal.read_bytes().splitlines()) - 1 if journal.exists() else 0
-        resumed += begun > 0
+            kill_once(source, table, out, chance, everything=trial % 3 == 0)
+        begun = done(out)
+        resumed += 0 < begun < FILES
         process = start(source, table, out)
         _, told = process.communicate(timeout=600)
         assert process.returncode == 0, told

@@ -62,11 +62,14 @@ def test_words_become_classes_and_orders_only_where_somebody_says_so(labels_of, 
     table = labels_of(text)
     assert kinds_of(table) == {
         "diagnosis": ("classes", ("benign", "malignant")),
-        "severity": ("classes", ("mild", "severe")),  # `none` is a missing value to everybody else
+        "severity": ("classes", ("mild", "none", "severe")),  # among words, none is one
         "stage": ("ordinal", ("0", "1", "2", "3")),
     }
     assert [row.labels[0] for row in table.rows] == [1, 0, 1, 0, None, None]
     assert table.rows[2].labels[2] is None
+    assert any("`stage`: 1 cells such as NA" in remark for remark in table.remarks)
+    numbers = labels_of("image,stage\na,None\nb,2\nc,1\n")
+    assert [row.labels for row in numbers.rows] == [(None,), (2,), (1,)]
     ordered = labels_of(
         text.replace("none", "No"),
         ordinal={"severity": ("no", "mild", "severe"), "diagnosis": ()},
@@ -104,6 +107,7 @@ def test_numbers_have_an_order_by_name_or_by_word(labels_of):
         "findings_free: no lesion, a lesion, two lesions, three",
         "code: AB1234, AB1234, AB1235, AB1235",
         "year: 1, 2, 1, 2",
+        "disc_side: L, R, R, L",
         "comment: ok, bad, ok, bad",
     ],
 )

@@ -13,11 +13,16 @@ a label. Every file ends as an image or as a refusal with a code and a reason.
 Patients get pseudonyms made with a secret key: HILUM_PSEUDONYM_KEY, --key-file, or a key that is
 created once in ~/.hilum/pseudonym.key. With the same key the same data give the same data set.
 
+Killed at any moment, the same command goes on where it stopped and ends in the same data set. With a data
+set in --out it makes its next version: only new and changed files are read, and dataset.json says what
+changed. Every image is decoded in a process of its own kind: what kills or stops a decoder is one refusal.
+
     hilum ingest photos --labels photos/labels.csv --label dr_grade --contract fundus --out dataset
     hilum ingest retinamnist.npz --out retina
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
