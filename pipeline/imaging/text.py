@@ -153,7 +153,9 @@ def _follows(before: NDArray[np.int64], box: NDArray[np.int64]) -> bool:
     tall, small = sorted((before[2] - before[0], box[2] - box[0]), reverse=True)
     overlap = min(before[2], box[2]) - max(before[0], box[0])
     gap = box[1] - before[3]
-    return bool(small * 2 >= tall and overlap * 3 >= small * 2 and -0.3 * tall <= gap <= _GAP * tall)
+    return bool(
+        small * 2 >= tall and overlap * 3 >= small * 2 and -0.3 * tall <= gap <= _GAP * tall
+    )
 
 
 def _is_text(row: NDArray[np.int64]) -> bool:

@@ -164,9 +164,7 @@ def commented(stream: bytes) -> bytes:
     words = b"JPEGCOMMENT-730101-1234"
     segment = b"\xff\xfe" + struct.pack(">H", len(words) + 2) + words
     scan = stream.index(b"\xff\xda")
-    return (
-        stream[:2] + segment + stream[2:scan] + segment + stream[scan:] + b"AFTER-EOI-SECRET"
-    )
+    return stream[:2] + segment + stream[2:scan] + segment + stream[scan:] + b"AFTER-EOI-SECRET"
 
 
 def exif(orientation: int = 1) -> bytes:
@@ -255,7 +253,9 @@ def plant(folder: Path) -> Path:
     rows = ["image,patient,grade"]
     for number, name in enumerate(sorted(files)):
         if not name.endswith("txt"):
-            rows.append(f"FOLDER-SIEGLINDE/Zwanzigmann/{name},TABLEPATIENT-4242 {number % 9},{number % 2}")
+            rows.append(
+                f"FOLDER-SIEGLINDE/Zwanzigmann/{name},TABLEPATIENT-4242 {number % 9},{number % 2}"
+            )
     table.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return table
 

@@ -111,7 +111,8 @@ def test_ingest_without_labels_lets_nothing_through(archive, tmp_path):
 
 FAULTS = {
     "no such file": "image,patient,grade\nFOLDER-SIEGLINDE/Zwanzigmann Quirina.jpg,KH-4711-0815-Q,1\n",
-    "twice": "image,patient,grade\n" + "FOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,1\n" * 2,
+    "twice": "image,patient,grade\n"
+    + "FOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,1\n" * 2,
     "no number": "image,patient,grade\nFOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,Zwanzigmann\n",
     "no eye": "image,patient,laterality,grade\nFOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,Quirina,1\n",
     "no split": "image,patient,split,grade\nFOLDER-SIEGLINDE/Zwanzigmann/text.png,KH-4711-0815-Q,Quirina,1\n",

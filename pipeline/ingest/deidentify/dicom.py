@@ -20,7 +20,12 @@ from pipeline.imaging.dicom_parse import BIG_ENDIAN, DEFLATED, IMPLICIT, Parsed,
 from pipeline.imaging.fragments import ITEM
 from pipeline.ingest.deidentify import values
 from pipeline.ingest.deidentify.encapsulated import clean_pixels
-from pipeline.ingest.deidentify.header import Cleaning, clean_header, with_character_set, words_of_names
+from pipeline.ingest.deidentify.header import (
+    Cleaning,
+    clean_header,
+    with_character_set,
+    words_of_names,
+)
 from pipeline.ingest.deidentify.profile import Choice
 from pipeline.ingest.patients import pseudonym
 
