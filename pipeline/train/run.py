@@ -1,6 +1,7 @@
 """One training run from end to end: data set and plan in, a tracked run with a model package out."""
 
 import math
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -120,10 +121,10 @@ def _opened(
     """Open the run and its state folder, which is gone once the run has finished."""
     with ExitStack() as closing:
         state: StateFolder | None = None
-        if place.resume and place.state is not None:
+        if place.resume:
             # first of all: a run that may not go on must not be touched
             now = begun_with(place.resume, task.plan, task.info, world)
-            state = closing.enter_context(reopen(place.state, now, task.info, say))
+            state = closing.enter_context(reopen(place.state or Path(), now, task.info, say))
             tags = {**_tags(task), STATE_TAG: str(state.path)}
             run = closing.enter_context(runs.resumed_run(place.uri, place.resume, tags))
         else:
@@ -138,8 +139,10 @@ def _opened(
             yield run, state
         except BaseException as error:
             if state is not None and not isinstance(error, TrainingError):
-                command = f"hilum train {task.dataset.folder} --resume {run.run_id}"
-                say(f"stopped; its state lies in {state.path}\ngo on with: {command}")
+                command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
+                under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
+                say(f"stopped; its state lies in {state.path}")
+                say(f"go on with{under}: {command} {run.run_id}")
             raise
     if state is not None:
         state.remove()

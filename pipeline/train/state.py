@@ -228,6 +228,8 @@ def reopen(root: Path, now: Begun, info: DatasetInfo, say: Say) -> Iterator[Stat
     if differing:
         say(f"note: the weights will not be bit-equal to an unbroken run: {'; '.join(differing)}")
     with _locked(folder, begun.run_id):
+        for part in folder.glob(".*.part"):
+            part.unlink()  # a checkpoint that was being written when the process was killed
         yield StateFolder(folder, begun, say)
 
 
