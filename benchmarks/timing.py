@@ -1,5 +1,6 @@
 """Interleaved timing for all benchmarks: variants in turn, CPU time, medians."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +16,12 @@ def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[
             if turn:
                 times[name].append(1000 * (time.process_time() - started))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def pinned() -> None:
+    """Keep this process on one core, where the system lets it choose."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:

@@ -8,7 +8,7 @@ from data_schemas.document import Document, Part
 from data_schemas.terms import LabelKind
 
 REFUSALS: dict[str, str] = {
-    "NOT_AN_IMAGE": "the bytes are not DICOM, JPEG, PNG or TIFF, or the object holds no image",
+    "NOT_AN_IMAGE": "the bytes are no format that is known, or the object holds no image",
     "WRONG_FORMAT": "the format is known, but the contract doesn't take it",
     "TRUNCATED": "the file ends before its pixels do",
     "CORRUPT": "the decoder refuses the bytes, or header and codestream contradict each other",
@@ -16,6 +16,8 @@ REFUSALS: dict[str, str] = {
     "TOO_LARGE": "the header claims more bytes or pixels than the contract's limits",
     "MULTIFRAME": "more than one frame, and the contract takes single frames only",
     "WRONG_MODALITY": "the modality is not one that the contract takes",
+    "WRONG_PRESENTATION": "detector data FOR PROCESSING where the contract takes images for presentation",
+    "WRONG_VIEW": "the view is not one that the contract takes",
     "NOT_COLOUR": "a grey instance where the contract requires colour",
     "BLANK": "no content: every pixel is the same, or no field of view was found",
     "DUPLICATE": "the same pixels were already taken from another file",
@@ -25,6 +27,7 @@ REFUSALS: dict[str, str] = {
     "NEAR_DUPLICATE": "almost the same pixels as an image of another split",
     "BURNED_IN_TEXT": "the pixels seem to hold text, which may identify a patient",
     "TIMED_OUT": "decoding took longer than the limit and was stopped",
+    "UNREADABLE": "the source lists the file, but its storage, archive or server doesn't give its bytes",
     "DECODER_DIED": "the decoder ended its own process, or needed more memory than the limit",
 }
 """Every refusal code with its meaning. A code, once published, keeps its meaning."""
@@ -42,7 +45,7 @@ MANIFEST_COLUMNS: dict[str, str] = {
     "pixel_sha256": "SHA-256 of the prepared array",
     "shard": "index of the pixels-*.npy file",
     "row": "index inside the shard",
-    "format": "dicom, jpeg, png, tiff or array",
+    "format": "dicom, jpeg, png, tiff, jpeg2000, webp or array",
     "modality": "DICOM modality, or empty",
     "source_rows": "height of the source, pixels",
     "source_columns": "width of the source, pixels",
@@ -59,6 +62,8 @@ REFUSAL_COLUMNS: dict[str, str] = {
     "reason": "one sentence about this file, without its name or identifiers",
     "label_line": "line of the label table that names the file, 0 without one",
     "thumbnail": "the prepared picture as a small JPEG, where there was one; else null",
+    "pixel_sha256": "SHA-256 of the prepared array, where there was one: names its twins",
+    "patient": "keyed pseudonym, where it is known",
 }
 """Columns of ``refusals.parquet``."""
 
@@ -113,5 +118,8 @@ class DatasetInfo(Document):
     )
     version: int = Field(default=1, description="counts up when the data set grows or changes")
     previous_sha256: str = Field(default="", description="content of the version before")
+    published_test: bool = Field(
+        default=False, description="test is a published split, kept whole as it was published"
+    )
     changes: Changes = Changes()
     leaks: Leaks | None = Field(default=None, description="None: not examined")

@@ -1,116 +1,328 @@
-"""The pixel road against the usual recipe: pydicom (or Pillow), look-up tables, scaling, resize.
+"""The pixel road against the plain recipe and against its own bare floor, one row a bar.
 
     python benchmarks/ingest/run.py
 
-Reads ../shared/data/dicom (the six largest decodable single-frame files of each transfer syntax)
-and draws a 6-megapixel photograph. One thread.
+Reads ../shared/data/dicom (of each group the six largest single-frame files of at least 250 pixels
+a side that both recipes read) and draws a 6-megapixel fundus photograph and a 2048 x 2048
+radiograph. One process, one core, one thread; plain, road and bare in turn for every file; CPU time,
+medians of rounds; a group's figure is the mean over its files.
 """
 
 import csv
 import io
+import statistics
 import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
+import imagecodecs
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.encaps import get_frame
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
 
-from timing import interleaved, table  # noqa: E402
+from drawn import fundus_jpeg, radiograph  # noqa: E402
+from timing import interleaved, pinned, table  # noqa: E402
 
 from data_schemas.contract import Contract  # noqa: E402
 from data_schemas.errors import ImageError  # noqa: E402
+from data_schemas.files import sha256  # noqa: E402
+from pipeline.imaging import shrink  # noqa: E402
+from pipeline.imaging.colour import apply_palette, unpack_ybr_422, ybr_full_to_rgb  # noqa: E402
 from pipeline.imaging.prepare import prepare  # noqa: E402
 from pipeline.imaging.read import read  # noqa: E402
+from pipeline.imaging.resize import resample  # noqa: E402
 
-ANY = Contract.model_validate({"name": "bench", "accept": {"frames": "first"}, "size": 512})
 SHARED = ROOT.parent / "shared" / "data" / "dicom"
+SIDE = 512
 FILES_EACH = 6
+LEAST_SIDE = 250
 ROUNDS = 7
+BARE_BAR = 1.15
+"""Road over bare: no more than this."""
+UNCOMPRESSED = {
+    "1.2.840.10008.1.2": "implicit little endian",
+    "1.2.840.10008.1.2.1": "explicit little endian",
+    "1.2.840.10008.1.2.2": "explicit big endian",
+}
 
 
-def usual_dicom(data: bytes) -> Image.Image:
-    """Do what tutorials do."""
+def contract(channels: int, **changes: Any) -> Contract:
+    """Return a contract that makes the array that the plain recipe makes: stretched to 512 x 512."""
+    recipe = {"accept": {"frames": "first"}, "size": SIDE, "fit": "stretch", "channels": channels}
+    return Contract.model_validate({"name": "bench", **recipe, **changes})
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file and the three ways through it."""
+
+    data: bytes
+    megapixels: float
+    plain: Callable[[bytes], object]
+    road: Callable[[bytes], object]
+    bare: Callable[[bytes], object]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Files that share a bar; ``least`` is the ratio plain / road to reach, 0 where none is set."""
+
+    name: str
+    least: float
+    cases: list[Case]
+
+
+def plain_dicom(data: bytes) -> np.ndarray:
+    """Do what tutorials do with a DICOM object."""
     dataset = pydicom.dcmread(io.BytesIO(data))
     pixels = dataset.pixel_array
-    if pixels.ndim == 2:
-        shown = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset).astype(np.float64)
-        spread = max(float(np.ptp(shown)), 1e-9)
-        pixels = ((shown - shown.min()) / spread * 255).astype(np.uint8)
-    return Image.fromarray(pixels).resize((512, 512), Image.Resampling.BOX)
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+        if pixels.dtype == np.uint16:
+            pixels = (pixels >> 8).astype(np.uint8)
+    elif pixels.ndim == 2:
+        shown = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
+        low, high = shown.min(), shown.max()
+        pixels = ((shown - low) / max(float(high) - float(low), 1e-9) * 255).astype(np.uint8)
+    return cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
-def usual_photograph(data: bytes) -> Image.Image:
-    """Do what tutorials do."""
-    return Image.open(io.BytesIO(data)).convert("RGB").resize((512, 512), Image.Resampling.BILINEAR)
+def plain_photograph(data: bytes) -> np.ndarray:
+    """Decode and resize with Pillow, aspect kept."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    scale = SIDE / max(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
-def road(data: bytes) -> object:
-    """Take the one pixel road."""
-    return prepare(read(data, ANY), ANY)
+def along_road(recipe: Contract) -> Callable[[bytes], object]:
+    """Return the road: checks, digest, decode, levels, region, resize, channels."""
+    return lambda data: prepare(read(data, recipe), recipe)
 
 
-def files_by_syntax() -> dict[str, list[bytes]]:
-    """Return readable single-frame files, the largest first, by transfer syntax."""
+def bare_dicom(data: bytes, divisor: int, step: int) -> np.ndarray:
+    """Parse, decode and resize with the road's own decoders, conversions and resize, nothing else.
+
+    ``dcmread``, five attributes of the header, one decoder call, the least and greatest value and one
+    table (or, where the road shrinks grey first, its block means and one line), palette or YCbCr
+    if there is one, the road's resize. No digest, no limits, no sniffing, no other attribute.
+    """
+    header = pydicom.dcmread(io.BytesIO(data))
+    rows, columns, photometric = header.Rows, header.Columns, header.PhotometricInterpretation
+    values = _bare_values(header, divisor)
+    if photometric == "PALETTE COLOR":
+        table = [header[f"{name}PaletteColorLookupTableData"].value if f"{name}PaletteColorLookupTableData" in header else None for name in ("Red", "Green", "Blue")]  # fmt: skip
+        if None in table:  # segmented: pydicom expands it
+            return resample(_eight_bits(apply_color_lut(values, header)), (SIDE, SIDE))
+        first = header.RedPaletteColorLookupTableDescriptor[1]
+        deep = header.RedPaletteColorLookupTableDescriptor[2] > 8
+        colours = np.stack([np.frombuffer(one, "<u2" if deep else "u1") for one in table], 1)
+        colours = (colours >> 8).astype(np.uint8) if deep else colours
+        return resample(apply_palette(values, first, colours), (SIDE, SIDE))
+    if values.ndim == 3:
+        return resample(values, (SIDE, SIDE))
+    low, high = int(values.min()), int(values.max())
+    gain = 255.0 / max(high - low, 1)
+    if step > 1:
+        means = shrink.block_means(values, step, (low, high))
+        levels = ((means - low) * gain + 0.5).astype(np.uint8)
+        return resample(levels, (SIDE, SIDE), (0, 0, columns / step, rows / step))
+    steps = np.arange(high - low + 1) * gain + 0.5
+    places = values - values.dtype.type(low) if low else values
+    if values.dtype.kind == "i":
+        places = places.view(values.dtype.str.replace("i", "u"))
+    return resample(steps.astype(np.uint8).take(places), (SIDE, SIDE))
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
+def _bare_values(header: pydicom.Dataset, divisor: int) -> np.ndarray:
+    rows, columns, samples = header.Rows, header.Columns, header.SamplesPerPixel
+    syntax = header.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
+        if header.BitsAllocated == 1:
+            bits = np.unpackbits(np.frombuffer(header.PixelData, np.uint8), bitorder="little")
+            return bits[: rows * columns].reshape(rows, columns)
+        if "PixelData" not in header:
+            return header.pixel_array
+        kind = f"{order}{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}"
+        values = np.frombuffer(header.PixelData, kind)
+        if header.PhotometricInterpretation == "YBR_FULL_422":
+            return ybr_full_to_rgb(unpack_ybr_422(values[: rows * columns * 2], rows, columns))
+        values = values[: rows * columns * samples]
+        if samples == 3 and header.PlanarConfiguration:
+            return np.ascontiguousarray(np.moveaxis(values.reshape(3, rows, columns), 0, -1))
+        shape = (rows, columns, 3) if samples == 3 else (rows, columns)
+        return values.reshape(shape).astype(values.dtype.newbyteorder("="), copy=False)
+    frame = get_frame(header.PixelData, 0, number_of_frames=1)
+    if syntax == "1.2.840.10008.1.2.5":
+        decoded = imagecodecs.dicomrle_decode(frame, f"<u{header.BitsAllocated // 8}")
+        planes = np.frombuffer(decoded, f"<u{header.BitsAllocated // 8}")
+        shaped = planes.reshape(samples, rows, columns)
+        return np.ascontiguousarray(np.moveaxis(shaped, 0, -1)) if samples == 3 else shaped[0]
+    return _bare_stream(frame, (rows, columns), divisor)
+
+
+def _bare_stream(frame: bytes, size: tuple[int, int], divisor: int) -> np.ndarray:
+    if frame.startswith((b"\xff\x4f", b"\0\0\0\x0cjP")):
+        return imagecodecs.jpeg2k_decode(frame)
+    if b"\xff\xf7" in frame[:512]:
+        return imagecodecs.jpegls_decode(frame)
+    if divisor > 1:
+        return _bare_scaled(frame, size, divisor)
+    return imagecodecs.jpeg8_decode(frame)
+
+
+def _bare_scaled(data: bytes, size: tuple[int, int], divisor: int) -> np.ndarray:
+    small = (-(-size[1] // divisor), -(-size[0] // divisor))
+    return np.asarray(Image.frombytes("RGB", small, data, "jpeg", "RGB", "", divisor, 0))
+
+
+def bare_photograph(data: bytes, divisor: int, size: tuple[int, int]) -> np.ndarray:
+    """Decode as small as the road does, and resize."""
+    target = (round(size[0] * SIDE / max(size)), round(size[1] * SIDE / max(size)))
+    return resample(_bare_scaled(data, size, divisor), target)
+
+
+def dicom_case(data: bytes) -> Case | None:
+    """Return a case if all three ways read the file, with the shrinking that the road chose."""
+    channels = contract(3)
+    try:
+        instance = read(data, channels)
+        recipe = contract(1 if instance.grey is not None else 3)
+        view = shrink.view(instance, recipe)
+        divisor = shrink.divisor(instance.rows, instance.columns, recipe, instance.aspect)
+        step = view.step if instance.grey is not None else 1
+        case = Case(
+            data,
+            instance.rows * instance.columns / 1e6,
+            plain_dicom,
+            along_road(recipe),
+            lambda content: bare_dicom(content, divisor if instance.grey is None else 1, step),
+        )
+        for way in (case.plain, case.road, case.bare):
+            way(data)
+    except (ImageError, Exception):  # noqa: BLE001 - the plain recipe raises anything
+        return None
+    return case
+
+
+def shared_groups() -> list[Group]:
+    """Return the groups of the shared DICOM files that have a bar, then those that have none."""
     with (SHARED / "index.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["frames"] in ("", "1")]
-    rows.sort(key=lambda row: -int(row["bytes"]))
-    found: dict[str, list[bytes]] = {}
+    rows = [row for row in rows if row["rows"].isdigit() and row["columns"].isdigit()]
+    rows = [row for row in rows if min(int(row["rows"]), int(row["columns"])) >= LEAST_SIDE]
+    rows.sort(key=lambda row: (-int(row["bytes"]), row["file"]))
+    found: dict[tuple[str, float], list[Case]] = {}
     for row in rows:
-        chosen = found.setdefault(row["transfer_syntax_name"] or "none", [])
-        data = (SHARED / row["file"]).read_bytes()
-        if len(chosen) < FILES_EACH and int(row["rows"] or 0) >= 250 and _both_read(data):
-            chosen.append(data)
-    return {name: chosen for name, chosen in found.items() if chosen}
+        key = _group_of(row)
+        chosen = found.setdefault(key, [])
+        if len(chosen) < FILES_EACH:
+            case = dicom_case((SHARED / row["file"]).read_bytes())
+            if case is not None:
+                chosen.append(case)
+    groups = [Group(name, least, cases) for (name, least), cases in found.items() if cases]
+    return sorted(groups, key=lambda group: (group.least == 0, group.name))
 
 
-def _both_read(data: bytes) -> bool:
-    try:
-        road(data)
-        usual_dicom(data)
-    except (ImageError, Exception):  # noqa: BLE001 - the usual recipe raises anything
-        return False
-    return True
+def _group_of(row: dict[str, str]) -> tuple[str, float]:
+    uid, colour = row["transfer_syntax_uid"], row["samples"] == "3"
+    kind = "colour" if colour else "grey"
+    if row["photometric"] == "PALETTE COLOR":
+        kind = "palette"
+    if uid in UNCOMPRESSED:
+        return f"uncompressed, {UNCOMPRESSED[uid]}, {kind}", 1.6
+    tail = uid.removeprefix("1.2.840.10008.1.2.")
+    return {
+        "4.50": (f"JPEG Baseline, {kind}", 3.0 if colour else 0.0),
+        "4.57": (f"JPEG Lossless, {kind}", 1.9),
+        "4.70": (f"JPEG Lossless, {kind}", 1.9),
+        "4.80": (f"JPEG-LS, {kind}", 1.7),
+        "4.81": (f"JPEG-LS near-lossless, {kind}", 1.7),
+        "4.90": (f"JPEG 2000 lossless, {kind}", 1.2),
+        "4.91": (f"JPEG 2000, {kind}", 1.2),
+        "5": (f"RLE, {kind}", 1.5),
+    }.get(tail, (f"{row['transfer_syntax_name'] or 'no file meta'}, {kind}", 0.0))
 
 
-def photograph() -> bytes:
-    """Draw a textured 3000 x 2000 JPEG."""
-    noise = np.random.default_rng(0).normal(0, 6, (2000, 3000, 3))
-    slope = np.linspace(40, 200, 3000)[None, :, None]
-    stream = io.BytesIO()
-    pixels = np.clip(noise + slope, 0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(stream, "JPEG", quality=92)
-    return stream.getvalue()
+def drawn_groups() -> list[Group]:
+    """Return the photograph and the radiograph."""
+    jpeg = fundus_jpeg()
+    size = (2000, 3000)
+    whole = contract(3, fit="pad")
+    exact = contract(3, fit="pad", shrink="exact")
+    field = contract(3, region="fundus_field")
+    film = dicom_case(radiograph())
+    assert film is not None
+
+    def photograph(recipe: Contract) -> Case:
+        divisor = shrink.divisor(*size, recipe)
+        return Case(
+            jpeg, 6.0, plain_photograph, along_road(recipe),
+            lambda data: bare_photograph(data, divisor, size),
+        )  # fmt: skip
+
+    return [
+        Group("6-megapixel fundus JPEG, whole", 4.0, [photograph(whole)]),
+        Group("radiograph 2048 x 2048, 16 bit", 5.0, [film]),
+        Group("6-megapixel fundus JPEG, its field", 0.0, [photograph(field)]),
+        Group("6-megapixel fundus JPEG, shrink: exact", 0.0, [photograph(exact)]),
+    ]
+
+
+def measured(group: Group) -> tuple[object, ...]:
+    """Time a group; return its row."""
+    spent = dict.fromkeys(("plain", "road", "bare", "digest"), 0.0)
+    for case in group.cases:
+        ways = {
+            "plain": lambda case=case: case.plain(case.data),
+            "road": lambda case=case: case.road(case.data),
+            "bare": lambda case=case: case.bare(case.data),
+            "digest": lambda case=case: sha256(case.data),
+        }
+        for name, value in interleaved(ways, ROUNDS).items():
+            spent[name] += value / len(group.cases)
+    ratio, over = spent["plain"] / spent["road"], spent["road"] / spent["bare"]
+    without = (spent["road"] - spent["digest"]) / spent["bare"]
+    passed = "" if not group.least else f"{group.least:.1f} {'passed' if ratio >= group.least else 'missed'}"  # fmt: skip
+    megapixels = statistics.mean(case.megapixels for case in group.cases)
+    return (
+        group.name, len(group.cases), f"{megapixels:.2f}", f"{spent['plain']:.2f}",
+        f"{spent['road']:.2f}", f"{ratio:.2f}", passed, f"{spent['bare']:.2f}", f"{over:.2f}",
+        "passed" if over <= BARE_BAR else "missed", f"{spent['digest']:.2f}", f"{without:.2f}",
+    )  # fmt: skip
+
+
+HEAD = (
+    "input", "files", "Mpx", "plain, ms", "road, ms", "plain / road", "bar", "bare, ms",
+    "road / bare", "bar 1.15", "digest, ms", "road less digest / bare",
+)  # fmt: skip
 
 
 def main() -> None:
     """Print the table."""
-    import warnings
-
     warnings.simplefilter("ignore")
-    rows: list[tuple[object, ...]] = []
-    jpeg = photograph()
-    groups = {"6-megapixel JPEG": ([jpeg], usual_photograph)}
+    pinned()
+    cv2.setNumThreads(1)
+    groups = drawn_groups()
     if SHARED.is_dir():
-        for name, files in files_by_syntax().items():
-            groups[name] = (files, usual_dicom)
+        groups[2:2] = shared_groups()
     else:
-        print(f"{SHARED} is missing: photographs only", file=sys.stderr)
-    for name, (files, usual) in groups.items():
-        variants = {
-            "usual": lambda files=files, usual=usual: [usual(data) for data in files],
-            "road": lambda files=files: [road(data) for data in files],
-        }
-        spent = interleaved(variants, ROUNDS)
-        each = {key: value / len(files) for key, value in spent.items()}
-        ratio = each["usual"] / max(each["road"], 1e-9)
-        rows.append(
-            (name, len(files), f"{each['usual']:.1f}", f"{each['road']:.1f}", f"{ratio:.2f}")
-        )
-    print(table(("input", "files", "usual, ms", "road, ms", "usual / road"), rows))
+        print(f"{SHARED} is missing: drawn pictures only", file=sys.stderr)
+    print(table(HEAD, [measured(group) for group in groups]))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from pipeline.imaging.dicom_elements import items
 
 _LOCK = threading.Lock()
 _PYDICOM = logging.getLogger("pydicom")
@@ -30,10 +35,20 @@ def quiet() -> Iterator[None]:
             _PYDICOM.disabled = before
 
 
+@cache
+def _tag(keyword: str) -> BaseTag | None:
+    number = tag_for_keyword(keyword)
+    return None if number is None else BaseTag(number)
+
+
 def values(header: Dataset, keyword: str) -> list[Any]:
     """Return an attribute's values as a list; empty if it is missing, empty or unreadable."""
     try:
-        value = header.get(keyword)
+        # by tag: by keyword, pydicom raises and catches for each attribute that isn't there
+        tag = _tag(keyword)
+        value = header.get(keyword) if tag is None else header[tag].value
+    except KeyError:
+        return []
     except Exception:  # noqa: BLE001 - pydicom converts on access and raises whatever went wrong
         return []
     if value is None or (isinstance(value, str | bytes) and not value):
@@ -67,7 +82,8 @@ def integer(header: Dataset, keyword: str) -> int | None:
 
 def children(header: Dataset, keyword: str) -> list[Dataset]:
     """Return the data sets of a sequence; empty if it is missing or no sequence."""
-    return [child for child in values(header, keyword) if isinstance(child, Dataset)]
+    tag = tag_for_keyword(keyword)
+    return [] if tag is None else items(header, tag)
 
 
 def functional_groups(header: Dataset, frame: int) -> list[Dataset]:

@@ -1,11 +1,14 @@
 """Looks at a compressed frame, and decodes it: by what the stream itself says, not by its label."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import imagecodecs
+import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from data_schemas.errors import ImageError
 from pipeline.imaging import jpeg
@@ -53,7 +56,25 @@ def look(data: bytes) -> Stream | None:
     return None
 
 
-def decode(data: bytes, stream: Stream, *, header_rgb: bool = False) -> NDArray[Any]:
+def scalable(stream: Stream, *, header_rgb: bool = False) -> bool:
+    """Tell whether :func:`decode` can decode the stream smaller: a DCT JPEG of 8 bits and three colours.
+
+    Not where the header has to say what the components mean: Pillow can't be told.
+    """
+    found = stream.markers
+    return (
+        stream.kind == "jpeg"
+        and found is not None
+        and found.sof in jpeg.HUFFMAN_DCT
+        and stream.precision == 8
+        and stream.components == 3
+        and not (header_rgb and _unmarked(found))
+    )
+
+
+def decode(
+    data: bytes, stream: Stream, *, header_rgb: bool = False, divisor: int = 1
+) -> NDArray[Any]:
     """Decode one frame to [H, W] or [H, W, components].
 
     Parameters
@@ -61,6 +82,8 @@ def decode(data: bytes, stream: Stream, *, header_rgb: bool = False) -> NDArray[
     header_rgb
         The header around the stream says RGB. It counts only for a JPEG with neither a JFIF nor
         an Adobe segment, where the stream itself doesn't say what its components are.
+    divisor
+        1, or 2, 4 or 8 of a :func:`scalable` stream: the sides are that much shorter, rounded up.
 
     Raises
     ------
@@ -70,6 +93,8 @@ def decode(data: bytes, stream: Stream, *, header_rgb: bool = False) -> NDArray[
     if stream.markers is not None and not stream.markers.complete:
         raise ImageError("TRUNCATED", "the JPEG stream ends before its pixels do")
     try:
+        if divisor > 1:
+            return _scaled(data, stream, divisor)
         return _decoded(data, stream, header_rgb=header_rgb)
     except imagecodecs.DelayedImportError as error:
         raise ImageError("NO_DECODER", f"no decoder for {stream.kind} is installed") from error
@@ -87,14 +112,35 @@ def _decoded(data: bytes, stream: Stream, *, header_rgb: bool) -> NDArray[Any]:
     if stream.kind == "jpeg-ls":
         return imagecodecs.jpegls_decode(data)
     if stream.kind == "lossless jpeg":
-        try:
-            return imagecodecs.ljpeg_decode(data)
-        except Exception:  # noqa: BLE001 - liblj92 reads fewer predictors than libjpeg
-            return imagecodecs.jpeg_decode(data)
-    unmarked = found is not None and not found.jfif and found.adobe is None
-    if header_rgb and unmarked and stream.components == 3:
+        return _lossless(data, grey=stream.components == 1)
+    if header_rgb and found is not None and _unmarked(found) and stream.components == 3:
         return imagecodecs.jpeg8_decode(data, colorspace="RGB", outcolorspace="RGB")
     return imagecodecs.jpeg8_decode(data)
+
+
+def _scaled(data: bytes, stream: Stream, divisor: int) -> NDArray[Any]:
+    # libjpeg's scaled inverse DCT, which imagecodecs doesn't offer. The decoder alone: Pillow's
+    # reader of files would also parse what stands in the metadata
+    size = (-(-stream.columns // divisor), -(-stream.rows // divisor))
+    image = Image.frombytes("RGB", size, data, "jpeg", "RGB", "", divisor, 0)
+    return np.asarray(image)
+
+
+def _lossless(data: bytes, *, grey: bool) -> NDArray[Any]:
+    # libjpeg-turbo takes 0.6 of liblj92's time, and reads more predictors; but of colours it
+    # guesses what they mean
+    first: Callable[[bytes], NDArray[Any]] = imagecodecs.jpeg8_decode
+    second: Callable[[bytes], NDArray[Any]] = imagecodecs.ljpeg_decode
+    if not grey:
+        first, second = imagecodecs.ljpeg_decode, imagecodecs.jpeg_decode
+    try:
+        return first(data)
+    except Exception:  # noqa: BLE001 - the other one decides what is to be said
+        return second(data)
+
+
+def _unmarked(found: jpeg.JpegMarkers) -> bool:
+    return not found.jfif and found.adobe is None
 
 
 def _jpeg(data: bytes) -> Stream:

@@ -1,5 +1,6 @@
-"""One frame of a DICOM object to stored values or RGB: raw, encapsulated, RLE and every codestream."""
+"""One frame of a DICOM object to stored values or RGB: native, encapsulated, RLE and every codestream."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import imagecodecs
@@ -7,26 +8,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_schemas.errors import ImageError
-from pipeline.imaging import codestream, fragments
-from pipeline.imaging.colour import apply_palette, unpack_ybr_422, ybr_full_to_rgb
-from pipeline.imaging.dicom_header import ImageHeader
+from pipeline.imaging import codestream, fragments, raw
+from pipeline.imaging.colour import apply_palette, cmyk_to_rgb, ybr_full_to_rgb
+from pipeline.imaging.dicom_header import UNSURE, ImageHeader
 from pipeline.imaging.limits import inflate, same_size
 
 RLE = "1.2.840.10008.1.2.5"
 ENCAPSULATED_RAW = "1.2.840.10008.1.2.1.98"
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+_RLE_PADDING = 1 << 16
 _VIDEO = "1.2.840.10008.1.2.4.10"  # .100 to .109: MPEG-2, MPEG-4, HEVC
-_UNCOMPRESSED = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # fmt: skip
+_NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # fmt: skip
 _STILL_IMAGES = ("1.2.840.10008.1.2.4.5", "1.2.840.10008.1.2.4.6", "1.2.840.10008.1.2.4.7", "1.2.840.10008.1.2.4.8", "1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.11", "1.2.840.10008.1.2.4.20")  # fmt: skip
 
 
-def decode_frame(header: ImageHeader) -> tuple[NDArray[Any], tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A decoded frame before its colour is settled."""
+
+    values: NDArray[Any]
+    divisor: int = 1
+    rgb: bool = False
+    """The decoder already gave RGB."""
+    warnings: tuple[str, ...] = ()
+
+
+def frames_of(header: ImageHeader) -> fragments.Frames | None:
+    """Tell the frames of encapsulated pixel data apart; ``None`` for native ones.
+
+    Raises
+    ------
+    ImageError
+        TRUNCATED or CORRUPT as :func:`fragments.split`.
+    """
+    if not header.encapsulated:
+        return None
+    return fragments.split(header.value, header.frames, header.offsets)
+
+
+def decode_frame(
+    header: ImageHeader, divisor: int = 1, found: fragments.Frames | None = None
+) -> tuple[NDArray[Any], int, tuple[str, ...]]:
     """Decode the chosen frame.
+
+    Parameters
+    ----------
+    divisor
+        By what a colour JPEG may be smaller: 1, 2, 4 or 8. Anything else is decoded in full.
+    found
+        :func:`frames_of` of the same object, where it is already known.
 
     Returns
     -------
     pixels
         Stored values [H, W] of a grey instance, or RGB [H, W, 3].
+    divisor
+        By what they are smaller.
     warnings
         What was mended on the way.
 
@@ -37,28 +74,47 @@ def decode_frame(header: ImageHeader) -> tuple[NDArray[Any], tuple[str, ...]]:
     """
     if header.syntax.startswith(_VIDEO):
         raise ImageError("NO_DECODER", "the pixel data are a video")
-    encapsulated = header.value.startswith(fragments.ITEM)
-    if encapsulated:
-        values, colour_done, warnings = _encapsulated(header)
-    elif header.syntax in _UNCOMPRESSED or header.kind != "PixelData":
-        values, colour_done, warnings = _raw(header, _raw_frame(header)), False, ()
-    else:
-        raise ImageError("CORRUPT", "the transfer syntax is compressed, the pixel data are not")
+    found = found or frames_of(header)
+    frame = _encapsulated(header, found, divisor) if found is not None else _native(header)
     if header.palette is not None:
-        return apply_palette(values, *header.palette), warnings
-    if header.samples == 3:
-        return _rgb(values, header, colour_done=colour_done), warnings
-    return values, warnings
+        values = apply_palette(frame.values, *header.palette)
+    elif header.samples > 1:
+        values = _rgb(frame.values, header, colour_done=frame.rgb)
+    else:
+        values = frame.values
+    return values, frame.divisor, frame.warnings
 
 
-def _encapsulated(header: ImageHeader) -> tuple[NDArray[Any], bool, tuple[str, ...]]:
-    frame = fragments.frame_of(header.value, header.frames, header.frame, header.offsets)
+def _native(header: ImageHeader) -> _Frame:
+    warnings: tuple[str, ...] = ()
+    if header.syntax not in _NATIVE and header.kind == "PixelData":
+        if header.frames == 1 and codestream.look(bytes(header.value)) is not None:
+            found = _stream(bytes(header.value), header, 1)
+            return replace(found, warnings=("the codestream stands outside of any item",))
+        needed = raw.frame_bytes(header) * header.frames
+        if not needed <= len(header.value) <= needed + needed % 2:
+            raise ImageError("CORRUPT", "the transfer syntax is compressed, the pixel data are not")
+        warnings = ("the transfer syntax is compressed, the pixel data are not",)
+    elif raw.held_frames(header) < header.frames:
+        warnings = ("later frames are missing",)
+    return _Frame(raw.values_of(header, raw.frame_of(header)), warnings=warnings)
+
+
+def _encapsulated(header: ImageHeader, found: fragments.Frames, divisor: int) -> _Frame:
+    frame = found.frame(header.frame)
+    warnings = ("later frames are missing",) if len(found) < header.frames else ()
     if header.syntax == RLE:
-        return _rle(frame, header), False, ()
+        return _Frame(_rle(frame, header), warnings=warnings)
     if header.syntax == ENCAPSULATED_RAW:
-        return _raw(header, frame), False, ()
+        return _Frame(raw.values_of(header, frame), warnings=warnings)
     if header.syntax == DEFLATED_FRAME:
-        return _raw(header, inflate(frame, _frame_bytes(header) + 1)), False, ()
+        inflated = inflate(frame, raw.frame_bytes(header) + 1)
+        return _Frame(raw.values_of(header, inflated), warnings=warnings)
+    decoded = _stream(frame, header, divisor)
+    return replace(decoded, warnings=(*warnings, *decoded.warnings))
+
+
+def _stream(frame: bytes, header: ImageHeader, divisor: int) -> _Frame:
     stream = codestream.look(frame)
     if stream is None:
         if header.syntax.startswith(_STILL_IMAGES):
@@ -74,17 +130,18 @@ def _encapsulated(header: ImageHeader) -> tuple[NDArray[Any], bool, tuple[str, .
     if stream.precision > 32:
         raise ImageError("NO_DECODER", f"no decoder for {stream.precision} bits per sample")
     rgb = header.photometric == "RGB"
-    values = codestream.decode(frame, stream, header_rgb=rgb)
-    _same_shape(values, header)
+    smaller = divisor if codestream.scalable(stream, header_rgb=rgb) else 1
+    values = codestream.decode(frame, stream, header_rgb=rgb, divisor=smaller)
+    _same_shape(values, header, smaller)
     colour_done = stream.colour_done or header.photometric in ("YBR_ICT", "YBR_RCT")
     warnings = () if _said(header.syntax, stream.kind) else (f"the codestream is {stream.kind}",)
-    return _stored(values, stream.precision, header), colour_done, warnings
+    return _Frame(_stored(values, stream.precision, header), smaller, colour_done, warnings)
 
 
-def _same_shape(values: NDArray[Any], header: ImageHeader) -> None:
-    expected: tuple[int, ...] = (header.rows, header.columns)
-    if header.samples == 3:
-        expected = (*expected, 3)
+def _same_shape(values: NDArray[Any], header: ImageHeader, divisor: int) -> None:
+    expected: tuple[int, ...] = (-(-header.rows // divisor), -(-header.columns // divisor))
+    if header.samples > 1:
+        expected = (*expected, header.samples)
     if values.shape != expected:
         raise ImageError("CORRUPT", "the decoded frame is not what the header says")
 
@@ -95,35 +152,47 @@ def _stored(values: NDArray[Any], precision: int, header: ImageHeader) -> NDArra
     Streams carry a sign and a depth of their own. Decoded values are clipped, not masked: lossy
     values just past the top would wrap around to black.
     """
-    if values.dtype.kind not in "iu" or header.samples == 3:
+    if values.dtype.kind not in "iu" or header.samples > 1:
         return values
     bits = header.stored
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if header.signed else (0, (1 << bits) - 1)  # fmt: skip
     least, most = int(values.min()), int(values.max())
     if low <= least and most <= high:
         return values
-    wide = values.astype(np.int64)
     unsigned_stream = values.dtype.kind == "u"
     if header.signed and unsigned_stream:
         width = bits if most < 1 << bits else max(bits, precision)
-        half = 1 << (width - 1)
-        wide = ((wide & ((1 << width) - 1)) ^ half) - half
+        values = _signed(values, width)
     elif not header.signed and least < 0:
-        wide &= (1 << max(bits, precision)) - 1
-    return np.clip(wide, low, high).astype(np.int32 if bits <= 31 else np.int64)
+        width = min(max(bits, precision), values.dtype.itemsize * 8)
+        values = values.view(values.dtype.str.replace("i", "u")) & ((1 << width) - 1)
+    held = np.iinfo(values.dtype)
+    clipped: NDArray[Any] = np.clip(values, max(low, held.min), min(high, held.max))
+    return clipped
+
+
+def _signed(values: NDArray[Any], width: int) -> NDArray[Any]:
+    # up until the sign is the highest bit, then back down: in place of a wider type
+    unused = values.dtype.itemsize * 8 - width
+    as_signed = values.dtype.str.replace("u", "i")
+    signed: NDArray[Any] = (
+        (values << unused).view(as_signed) if unused > 0 else values.view(as_signed)
+    )
+    return signed >> max(unused, 0)
 
 
 def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDArray[Any]:
-    if not colour_done and header.photometric in ("YBR_FULL", "YBR_FULL_422"):
-        if values.dtype != np.uint8:
-            raise ImageError("NO_DECODER", "YBR_FULL of more than 8 bits is not supported")
-        return ybr_full_to_rgb(values)
-    if not colour_done and header.photometric.startswith("YBR_PARTIAL"):
-        raise ImageError("NO_DECODER", "YBR_PARTIAL without compression is not supported")
-    if values.dtype == np.uint8:
-        return values
+    if header.samples == 4:
+        if header.photometric == "CMYK":
+            values = cmyk_to_rgb(_eight(values, header), inverted=False)
+        else:  # ARGB (retired) has alpha first, RGB with a fourth sample last
+            values = values[..., 1:] if header.photometric == "ARGB" else values[..., :3]
     if values.dtype.kind not in "iu":
         raise ImageError("NO_DECODER", "colour in floating point is not supported")
+    if not colour_done:
+        values = _converted(values, header)
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
     whole = np.clip(values.astype(np.int64), 0, (1 << header.stored) - 1)
     # the full range of 16 bits, whatever was stored
     down, up = max(header.stored - 16, 0), max(16 - header.stored, 0)
@@ -131,91 +200,57 @@ def _rgb(values: NDArray[Any], header: ImageHeader, *, colour_done: bool) -> NDA
     return scaled
 
 
+def _converted(values: NDArray[Any], header: ImageHeader) -> NDArray[Any]:
+    """Turn native luma and chroma into RGB; YBR_RCT and YBR_ICT exist in JPEG 2000 only, which undoes them."""
+    named = header.photometric
+    if named == UNSURE:
+        # Cb and Cr of most pixels lie around the middle, red, green and blue don't
+        middle = np.median(values[..., 1:].reshape(-1, 2), axis=0) - 128
+        named = "YBR_FULL" if (np.abs(middle) <= 24).all() else "RGB"
+    if named in ("YBR_FULL", "YBR_FULL_422"):
+        return ybr_full_to_rgb(_eight(values, header))
+    if named.startswith("YBR_PARTIAL"):
+        if header.photometric == "YBR_PARTIAL_420":
+            raise ImageError("NO_DECODER", "YBR_PARTIAL_420 without compression has no layout")
+        return ybr_full_to_rgb(_full_range(_eight(values, header)))
+    return values
+
+
+def _full_range(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # Y in 16..235 and chroma in 16..240 (Rec. 601) to 0..255
+    span = np.array([219.0, 224.0, 224.0])
+    start = np.array([16.0, 128.0, 128.0])
+    full = (values - start) * 255.0 / span + (0.0, 128.0, 128.0)
+    rounded: NDArray[np.uint8] = np.clip(np.rint(full), 0, 255).astype(np.uint8)
+    return rounded
+
+
+def _eight(values: NDArray[Any], header: ImageHeader) -> NDArray[np.uint8]:
+    # the highest 8 of the stored bits
+    if values.dtype == np.uint8:
+        return values
+    down = max(header.stored - 8, 0)
+    eight: NDArray[np.uint8] = np.clip(values.astype(np.int64) >> down, 0, 255).astype(np.uint8)
+    return eight
+
+
 def _rle(frame: bytes, header: ImageHeader) -> NDArray[Any]:
     count = header.rows * header.columns
+    width = max(header.allocated // 8, 1)
+    # runs may say more than the frame has: padding does, a bomb says 64 times as much as its bytes
+    most = 2 * raw.frame_bytes(header) + _RLE_PADDING
     try:
-        decoded = imagecodecs.dicomrle_decode(frame, f"<u{max(header.allocated // 8, 1)}")
+        decoded = imagecodecs.dicomrle_decode(frame, f"<u{width}", out=most)
     except Exception as error:  # the codec's own kinds
         raise ImageError("CORRUPT", "the RLE decoder refuses the segments") from error
     if header.allocated == 1:
-        return _raw(header, bytes(decoded))  # packed as it would be without RLE
-    planes = np.frombuffer(decoded, f"<u{header.allocated // 8}")
+        return raw.values_of(header, bytes(decoded))  # packed as it would be without RLE
+    planes = np.frombuffer(decoded[: len(decoded) // width * width], f"<u{width}")
     if planes.size < count * header.samples:
         raise ImageError("TRUNCATED", "the RLE segments hold fewer values than the frame has")
     shaped = planes[: count * header.samples].reshape(header.samples, header.rows, header.columns)
-    values = np.moveaxis(shaped, 0, -1) if header.samples == 3 else shaped[0]
-    return _masked(np.ascontiguousarray(values), header)
-
-
-def _frame_bytes(header: ImageHeader) -> int:
-    count = header.rows * header.columns
-    if header.photometric == "YBR_FULL_422" and header.allocated == 8:
-        return count * 2
-    return (count * header.samples * header.allocated + 7) // 8
-
-
-def _raw_frame(header: ImageHeader) -> bytes:
-    one = header.rows * header.columns * header.samples * header.allocated
-    size = _frame_bytes(header)
-    needed = (one * header.frames + 7) // 8 if header.allocated == 1 else size * header.frames
-    if len(header.value) < needed:
-        raise ImageError(
-            "TRUNCATED", f"the pixel data have {len(header.value)} bytes of {needed} expected"
-        )
-    if header.swap_words:
-        start = size * header.frame
-        return _swapped(header.value)[start : start + size]
-    if header.allocated == 1 and one % 8:
-        bits = np.unpackbits(np.frombuffer(header.value, np.uint8), bitorder="little")
-        chosen = bits[one * header.frame : one * (header.frame + 1)]
-        return np.packbits(chosen, bitorder="little").tobytes()
-    return header.value[size * header.frame : size * (header.frame + 1)]
-
-
-def _raw(header: ImageHeader, frame: bytes) -> NDArray[Any]:
-    size = _frame_bytes(header)
-    if len(frame) < size:
-        raise ImageError("TRUNCATED", f"the frame has {len(frame)} bytes of {size} expected")
-    frame = frame[:size]
-    rows, columns = header.rows, header.columns
-    order = "<" if header.little_endian else ">"
-    if header.kind != "PixelData":
-        values = np.frombuffer(frame, f"{order}f{header.allocated // 8}")
-        return values.reshape(rows, columns).astype(values.dtype.newbyteorder("="))
-    if header.allocated == 1:
-        packed = np.frombuffer(frame, np.uint8)
-        return np.unpackbits(packed, bitorder="little")[: rows * columns].reshape(rows, columns)
-    values = np.frombuffer(frame, f"{order}u{header.allocated // 8}")
-    if header.photometric == "YBR_FULL_422" and header.allocated == 8:
-        if columns % 2:
-            raise ImageError("CORRUPT", "YBR_FULL_422 needs an even number of columns")
-        return unpack_ybr_422(values, rows, columns)
-    if header.samples == 3:
-        if header.planar:
-            values = np.moveaxis(values.reshape(3, rows, columns), 0, -1)
-        else:
-            values = values.reshape(rows, columns, 3)
-        return _masked(np.ascontiguousarray(values), header)
-    return _masked(values.reshape(rows, columns), header)
-
-
-def _swapped(value: bytes) -> bytes:
-    # 8-bit values written as big-endian 16-bit words: every two neighbours change places
-    even = value if len(value) % 2 == 0 else value + b"\x00"
-    return np.frombuffer(even, ">u2").astype("<u2").tobytes()
-
-
-def _masked(values: NDArray[Any], header: ImageHeader) -> NDArray[Any]:
-    """Return native integers of Bits Stored: other bits dropped, the sign extended."""
-    native = values.astype(values.dtype.newbyteorder("="))
-    above = header.allocated - 1 - header.high_bit
-    unused = header.allocated - header.stored
-    if header.signed:
-        native = native.view(native.dtype.str.replace("u", "i"))
-    if unused:
-        # up until the highest stored bit is the highest bit, then back: drops and extends at once
-        native = (native << above) >> unused
-    return native
+    values = np.moveaxis(shaped, 0, -1) if header.samples > 1 else shaped[0]
+    return raw.masked(np.ascontiguousarray(values), header)
 
 
 def _said(syntax: str, kind: str) -> bool:

@@ -6,23 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from data_schemas.contract import Contract, Limits
+from data_schemas.contract import Accept, Contract, Limits
 from data_schemas.errors import ImageError
 from data_schemas.terms import Laterality
+from pipeline.imaging import accept, dicom_facts
 from pipeline.imaging import attributes as get
-from pipeline.imaging.accept import choose_frame, require_colour, require_modality
-from pipeline.imaging.dicom_parse import Parsed, no_pixels, pixel_element
-from pipeline.imaging.grey import usable
-from pipeline.imaging.instance import GreyFacts, Lut, VoiFunction, Window
-from pipeline.imaging.limits import check_size
-from pipeline.imaging.luts import lut, palette
+from pipeline.imaging.dicom_grey import grey_facts
+from pipeline.imaging.dicom_parse import Parsed, no_pixels
+from pipeline.imaging.instance import GreyFacts
+from pipeline.imaging.limits import check_claim, check_size
+from pipeline.imaging.luts import palette
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "YBR_PARTIAL_422")  # fmt: skip
-_ALLOCATED = (1, 8, 16, 32, 64)
-_RIGHT = ("24028007", "T-17100", "G-A100")
-_LEFT = ("7771000", "G-A101")
-_BOTH = ("51440002", "G-A102")
+_SAMPLES = {
+    "MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3, "YBR_FULL": 3,
+    "YBR_FULL_422": 3, "YBR_ICT": 3, "YBR_RCT": 3, "YBR_PARTIAL_420": 3, "YBR_PARTIAL_422": 3,
+    "ARGB": 4, "CMYK": 4,
+}  # fmt: skip
+UNSURE = "YBR_FULL or RGB"
+_HALF_CHROMA = ("YBR_FULL_422", "YBR_PARTIAL_422")
+_ALLOCATED = (1, 8, 12, 16, 32, 64)
+_ITEM = b"\xfe\xff\x00\xe0"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,7 +46,10 @@ class ImageHeader:
     signed: bool
     kind: str
     """PixelData, FloatPixelData or DoubleFloatPixelData."""
-    value: bytes
+    value: memoryview
+    encapsulated: bool
+    half_chroma: bool
+    """Native, with one Cb and one Cr for two pixels."""
     swap_words: bool
     """8-bit values in big-endian 16-bit words."""
     syntax: str
@@ -61,34 +68,48 @@ class ImageHeader:
     warnings: tuple[str, ...]
 
 
-def image_header(parsed: Parsed, contract: Contract) -> ImageHeader:
+def image_header(parsed: Parsed, contract: Contract, frame: int | None = None) -> ImageHeader:
     """Check a parsed object against the contract and return what decoding needs.
+
+    Parameters
+    ----------
+    frame
+        Index of a frame; ``None``: by the contract's rule.
 
     Raises
     ------
     ImageError
-        NOT_AN_IMAGE, TRUNCATED, CORRUPT, TOO_LARGE, WRONG_MODALITY, NOT_COLOUR or MULTIFRAME.
+        NOT_AN_IMAGE, TRUNCATED, CORRUPT, TOO_LARGE, MULTIFRAME, or one of the WRONG_ codes.
     """
-    header = parsed.header
-    found = pixel_element(header)
-    if found is None:
-        raise no_pixels(header)
-    kind, value, vr = found
-    modality = get.text(header, "Modality").upper()
-    require_modality(modality, contract.accept)
-    warnings: list[str] = []
-    rows, columns, samples, photometric = _shape(header, contract.limits)
-    require_colour(photometric not in _GREY, contract.accept)
-    claimed = get.integer(header, "NumberOfFrames")
-    if claimed is None and get.values(header, "NumberOfFrames"):
-        raise ImageError("CORRUPT", "the number of frames is no number")
-    frames = max(1, claimed or 1)
-    frame = choose_frame(frames, contract.accept)
+    header, pixels = parsed.header, parsed.pixels
+    if pixels is None:
+        raise no_pixels(parsed)
+    if not len(pixels.value):
+        raise ImageError("TRUNCATED", "the pixel data are empty")
+    modality = _accepted(header, contract.accept)
+    warnings = list(parsed.warnings)
+    rows, columns, samples, photometric = _shape(header, contract.limits, warnings)
+    accept.require_colour(photometric not in _GREY, contract.accept)
+    allocated, stored, high_bit, signed = _depth(header, pixels.keyword, warnings)
+    encapsulated = bytes(pixels.value[:4]) == _ITEM
+    one = (rows * columns * samples * allocated + 7) // 8
+    frames = _frames(header, len(pixels.value), 0 if encapsulated else one, warnings)
+    if not encapsulated and not parsed.compressed:
+        check_claim(one * frames, contract.limits)
+    rule = accept.frames_rule(get.text(header, "SOPClassUID"), contract.accept)
+    frame = accept.choose_frame(frames, rule, frame)
     if frames > 1:
         warnings.append(f"frame {frame + 1} of {frames}")
-    allocated, stored, high_bit, signed = _depth(header, kind, warnings)
+    if "ICCProfile" in header and photometric not in _GREY:
+        warnings.append("the ICC profile is not applied")
+    if get.text(header, "BurnedInAnnotation").upper() == "YES":
+        warnings.append("the header says that text is burned in")
     little = parsed.little_endian
-    is_grey = photometric in _GREY
+    view = dicom_facts.view(header, frame)
+    accept.require_view(view, contract.accept)
+    photometric, half = _layout(
+        photometric, (len(pixels.value), one * frames, encapsulated), warnings
+    )
     return ImageHeader(
         rows=rows,
         columns=columns,
@@ -101,41 +122,82 @@ def image_header(parsed: Parsed, contract: Contract) -> ImageHeader:
         stored=stored,
         high_bit=high_bit,
         signed=signed,
-        kind=kind,
-        value=value,
-        swap_words=not little and allocated == 8 and vr == "OW",
+        kind=pixels.keyword,
+        value=pixels.value,
+        encapsulated=encapsulated,
+        half_chroma=half and allocated == 8,
+        swap_words=not little and allocated == 8 and pixels.vr == "OW",
         syntax=parsed.syntax,
         little_endian=little,
         offsets=_extended_offsets(header),
         palette=palette(header, little_endian=little) if photometric == "PALETTE COLOR" else None,
-        grey=_grey_facts(header, frame, (stored, signed, little, photometric), warnings)
-        if is_grey
+        grey=grey_facts(header, frame, (stored, signed, little, photometric), warnings)
+        if photometric in _GREY
         else None,
-        aspect=_aspect(header, frame),
+        aspect=dicom_facts.aspect(header, frame),
         modality=modality,
-        laterality=_laterality(header, frame),
+        laterality=dicom_facts.laterality(header, frame),
         patient_key=get.text(header, "PatientID"),
         instance_key=get.text(header, "SOPInstanceUID"),
         site_key=get.text(header, "InstitutionName"),
-        view=get.text(header, "ViewPosition").upper(),
-        device=_device(header),
+        view=view,
+        device=dicom_facts.device(header),
         warnings=tuple(warnings),
     )
 
 
-def _shape(header: Dataset, limits: Limits) -> tuple[int, int, int, str]:
+def _accepted(header: Dataset, rules: Accept) -> str:
+    modality = get.text(header, "Modality").upper()
+    accept.require_modality(modality, rules)
+    intent = get.text(header, "PresentationIntentType").upper()
+    accept.require_presentation(intent, rules)
+    return modality
+
+
+def _shape(header: Dataset, limits: Limits, warnings: list[str]) -> tuple[int, int, int, str]:
     rows, columns = get.integer(header, "Rows"), get.integer(header, "Columns")
     if rows is None or columns is None:
         raise ImageError("CORRUPT", "the header has no usable Rows or Columns")
     check_size(rows, columns, limits)
     photometric = get.text(header, "PhotometricInterpretation").upper()
-    colour = photometric in _COLOUR
-    if not colour and photometric not in (*_GREY, "PALETTE COLOR"):
+    samples = get.integer(header, "SamplesPerPixel")
+    if not {"PhotometricInterpretation", "SamplesPerPixel"} & set(header.dir()):
+        # ACR-NEMA, before DICOM, knew neither: all its images are grey
+        warnings.append("neither photometric interpretation nor samples: taken as MONOCHROME2")
+        photometric = "MONOCHROME2"
+    needed = _SAMPLES.get(photometric)
+    if needed is None:
         raise ImageError("CORRUPT", "the photometric interpretation is missing or not known")
-    samples = get.integer(header, "SamplesPerPixel") or (3 if colour else 1)
-    if samples != (3 if colour else 1):
+    if samples == 4 and photometric == "RGB":
+        warnings.append("a fourth sample beside RGB: left out")
+        return rows, columns, 4, photometric
+    if samples not in (None, 0, needed):
         raise ImageError("CORRUPT", f"{photometric} can't have {samples} samples per pixel")
-    return rows, columns, samples, photometric
+    return rows, columns, needed, photometric
+
+
+def _frames(header: Dataset, held: int, one: int, warnings: list[str]) -> int:
+    claimed = get.integer(header, "NumberOfFrames")
+    if claimed is None and get.values(header, "NumberOfFrames"):
+        if not one or held < one:
+            raise ImageError("CORRUPT", "the number of frames is no number")
+        warnings.append("the number of frames is no number: counted by the bytes")
+        return held // one
+    return max(1, claimed or 1)
+
+
+def _layout(
+    photometric: str, sizes: tuple[int, int, bool], warnings: list[str]
+) -> tuple[str, bool]:
+    """Return the photometric interpretation, and whether native chroma has half the columns."""
+    held, whole, encapsulated = sizes
+    if encapsulated or photometric not in _HALF_CHROMA:
+        return photometric, False
+    if held < whole:
+        return photometric, True
+    # decompressed by someone who left the header as it was
+    warnings.append(f"{photometric} with a whole sample for each pixel")
+    return ("YBR_PARTIAL" if "PARTIAL" in photometric else UNSURE), False
 
 
 def _depth(header: Dataset, kind: str, warnings: list[str]) -> tuple[int, int, int, bool]:
@@ -144,7 +206,7 @@ def _depth(header: Dataset, kind: str, warnings: list[str]) -> tuple[int, int, i
         return bits, bits, bits - 1, True
     allocated = get.integer(header, "BitsAllocated")
     if allocated not in _ALLOCATED:
-        raise ImageError("CORRUPT", f"Bits Allocated is {allocated}, not one of 1, 8, 16, 32, 64")
+        raise ImageError("CORRUPT", f"Bits Allocated is {allocated}, not 1, 8, 16, 32 or 64")
     stored = get.integer(header, "BitsStored")
     if stored is None:
         stored = allocated
@@ -163,136 +225,3 @@ def _extended_offsets(header: Dataset) -> tuple[int, ...]:
     if not table or not isinstance(table[0], bytes) or len(table[0]) % 8:
         return ()
     return tuple(int(offset) for offset in np.frombuffer(table[0], "<u8"))
-
-
-def _grey_facts(
-    header: Dataset, frame: int, stored: tuple[int, bool, bool, str], warnings: list[str]
-) -> GreyFacts:
-    bits, signed, little, photometric = stored
-    slope, intercept = _rescale(header, frame, warnings)
-    modality_lut = _first_lut(header, "ModalityLUTSequence", signed=signed, little=little)
-    # the VOI LUT's input is signed if the modality LUT's output can be
-    negative = modality_lut is None and (signed or intercept < 0 or slope < 0)
-    voi_lut = _first_lut(header, "VOILUTSequence", signed=negative, little=little)
-    return GreyFacts(
-        bits=bits,
-        signed=signed,
-        inverted=photometric == "MONOCHROME1",
-        slope=slope,
-        intercept=intercept,
-        modality_lut=modality_lut,
-        voi_lut=voi_lut,
-        window=_window(header, frame, warnings),
-        padding=_padding(header, bits, signed=signed),
-    )
-
-
-def _rescale(header: Dataset, frame: int, warnings: list[str]) -> tuple[float, float]:
-    for group in get.macro(header, frame, "PixelValueTransformationSequence"):
-        slope = get.number(group, "RescaleSlope")
-        intercept = get.number(group, "RescaleIntercept")
-        if slope == 0:
-            warnings.append("Rescale Slope 0 can't be meant: taken as 1")
-            slope = 1.0
-        if slope is not None or intercept is not None:
-            return 1.0 if slope is None else slope, intercept or 0.0
-    return 1.0, 0.0
-
-
-def _first_lut(header: Dataset, sequence: str, *, signed: bool, little: bool) -> Lut | None:
-    tables = get.children(header, sequence)
-    return lut(tables[0], signed=signed, little_endian=little) if tables else None
-
-
-def _window(header: Dataset, frame: int, warnings: list[str]) -> Window | None:
-    for group in get.macro(header, frame, "FrameVOILUTSequence"):
-        centre, width = get.number(group, "WindowCenter"), get.number(group, "WindowWidth")
-        if centre is None or width is None:
-            continue
-        if len(get.values(group, "WindowCenter")) > 1:
-            warnings.append("several windows: the first is taken")
-        named = get.text(group, "VOILUTFunction").upper()
-        function: VoiFunction = "LINEAR"
-        if named == "SIGMOID":
-            function = "SIGMOID"
-        elif named == "LINEAR_EXACT":
-            function = "LINEAR_EXACT"
-        window = Window(centre, width, function)
-        if usable(window):
-            return window
-        warnings.append("the window's width is invalid: the window is ignored")
-    return None
-
-
-def _padding(header: Dataset, bits: int, *, signed: bool) -> tuple[float, float] | None:
-    value = get.number(header, "PixelPaddingValue")
-    if value is None:
-        return None
-    limit = get.number(header, "PixelPaddingRangeLimit")
-    ends = [_as_stored(v, bits, signed=signed) for v in (value, value if limit is None else limit)]
-    return min(ends), max(ends)
-
-
-def _as_stored(value: float, bits: int, *, signed: bool) -> float:
-    # written under the wrong VR, a negative padding value reads as a large unsigned one, and back
-    if signed and value >= 1 << 15 and bits <= 16:
-        return value - (1 << 16)
-    if not signed and value < 0:
-        return value + (1 << 16)
-    return value
-
-
-def _aspect(header: Dataset, frame: int) -> float:
-    # row distance over column distance: PS3.3 C.7.6.3.1.7 and 10.7.1.3
-    places = [(header, "PixelAspectRatio")]
-    places += [
-        (group, "PixelSpacing") for group in get.macro(header, frame, "PixelMeasuresSequence")
-    ]
-    places += [(header, "ImagerPixelSpacing"), (header, "NominalScannedPixelSpacing")]
-    for group, keyword in places:
-        down, across = get.number(group, keyword, 0), get.number(group, keyword, 1)
-        if down and across and 0.1 <= down / across <= 10.0:
-            ratio = down / across
-            return 1.0 if abs(ratio - 1.0) < 0.01 else ratio
-    return 1.0
-
-
-def _device(header: Dataset) -> str:
-    words = (get.text(header, "Manufacturer"), get.text(header, "ManufacturerModelName"))
-    return " ".join(word for word in words if word)
-
-
-def _laterality(header: Dataset, frame: int) -> Laterality:
-    """Look a side up: image, series, frame, then the modifiers of the anatomic region; never the name."""
-    groups = get.macro(header, frame, "FrameAnatomySequence")
-    words = [get.text(header, "ImageLaterality"), get.text(header, "Laterality")]
-    words += [get.text(group, "FrameLaterality") for group in groups]
-    for word in words:
-        side = _SIDES.get(word.upper())
-        if side is not None:
-            return side
-    for group in groups:
-        for sequence in ("AnatomicRegionSequence", "PrimaryAnatomicStructureSequence"):
-            for region in get.children(group, sequence):
-                side = _modifier(region)
-                if side is not None:
-                    return side
-    return "U"
-
-
-_SIDES: dict[str, Laterality] = {
-    "R": "R", "L": "L", "B": "B", "OD": "R", "OS": "L", "OU": "B", "RIGHT": "R", "LEFT": "L",
-}  # fmt: skip
-
-
-def _modifier(region: Dataset) -> Laterality | None:
-    for sequence in ("AnatomicRegionModifierSequence", "PrimaryAnatomicStructureModifierSequence"):
-        for code in get.children(region, sequence):
-            value = get.text(code, "CodeValue")
-            if value in _RIGHT:
-                return "R"
-            if value in _LEFT:
-                return "L"
-            if value in _BOTH:
-                return "B"
-    return None

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data_schemas.contract import Grey
 from data_schemas.errors import ImageError
-from pipeline.imaging.instance import GreyFacts, Lut, Window
+from pipeline.imaging.instance import GreyFacts, Lut, VoiFunction, Window
 
 _TABLE_LIMIT = 1 << 17
 
@@ -28,31 +28,121 @@ def grey_levels(pixels: NDArray[Any], facts: GreyFacts, recipe: Grey) -> NDArray
         low, high = int(pixels.min()), int(pixels.max())
         if high - low < _TABLE_LIMIT:
             stored = np.arange(low, high + 1, dtype=np.float64)
-            places = pixels.astype(np.int64) - low if low else pixels
-            present = np.zeros(len(stored), bool)
-            present[places] = True
-            return _levels(stored, present, facts, recipe)[places]
+            places = from_zero(pixels, low)
+            counted = _counted(places, len(stored), facts)
+            return _levels(stored, counted, facts, recipe).take(places)
     stored = pixels.astype(np.float64)
-    return _levels(stored, np.ones(stored.shape, bool), facts, recipe)
+    return _levels(stored, slice(None), facts, recipe)
+
+
+def is_linear(pixels: NDArray[Any], facts: GreyFacts, recipe: Grey) -> bool:
+    """Tell whether the mean of some pixels' levels is the level of their mean.
+
+    It is for a rescale by slope and intercept and a window, but where the window clips; it is not for
+    look-up tables, a sigmoid, or padding, whose values mean something else.
+    """
+    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 4:
+        return False
+    if facts.modality_lut is not None or facts.padding is not None:
+        return False
+    window = _window_of(facts, recipe)
+    if window is None:
+        return recipe.window != "header" or facts.voi_lut is None
+    return window.function != "SIGMOID" and not (window.function == "LINEAR" and window.width == 1)
+
+
+def linear_levels(
+    means: NDArray[np.float64], limits: tuple[int, int], facts: GreyFacts, recipe: Grey
+) -> NDArray[np.uint8]:
+    """Turn means of stored values into levels, for a recipe that :func:`is_linear`.
+
+    Parameters
+    ----------
+    means
+        float64 [h, w]; overwritten.
+    limits
+        Lowest and highest stored value of the whole picture, for the recipe ``range``.
+
+    Raises
+    ------
+    ImageError
+        BLANK if the recipe is a range and all values are equal.
+    """
+    ends = modality_lut(np.array(limits, np.float64), facts)
+    window = _window_of(facts, recipe)
+    if window is None:
+        low, high = _low_high(ends)
+        start, width = low, high - low
+    elif window.function == "LINEAR":
+        start, width = window.centre - 0.5 - (window.width - 1) / 2, window.width - 1
+    else:
+        start, width = window.centre - window.width / 2, window.width
+    gain, offset = facts.slope / width, (facts.intercept - start) / width
+    if facts.inverted:
+        gain, offset = -gain, 1.0 - offset
+    means *= 255.0 * gain
+    means += 255.0 * offset + 0.5
+    return np.clip(means, 0.0, 255.5, out=means).astype(np.uint8)
+
+
+def from_zero(pixels: NDArray[Any], low: int) -> NDArray[Any]:
+    """Return ``pixels - low`` in the smallest type: sixteen bits hold every difference of 16-bit values."""
+    if low == 0:
+        return pixels
+    if pixels.dtype.itemsize <= 2:
+        kind = np.dtype(f"u{pixels.dtype.itemsize}")
+        moved: NDArray[Any] = pixels.view(kind) - kind.type(low % (1 << (8 * kind.itemsize)))
+        return moved
+    return pixels.astype(np.int64) - low
+
+
+def _counted(places: NDArray[Any], count: int, facts: GreyFacts) -> slice | NDArray[np.bool_]:
+    """Return which of ``count`` table entries a range counts: those that occur.
+
+    Of a monotone rescale without padding the first and the last are enough.
+    """
+    if facts.modality_lut is None and facts.padding is None:
+        return slice(None, None, max(1, count - 1))
+    present = np.zeros(count, bool)
+    present[places] = True
+    return present
 
 
 def _levels(
-    stored: NDArray[np.float64], present: NDArray[np.bool_], facts: GreyFacts, recipe: Grey
+    stored: NDArray[np.float64],
+    counted: NDArray[np.bool_] | slice,
+    facts: GreyFacts,
+    recipe: Grey,
 ) -> NDArray[np.uint8]:
-    valid = np.isfinite(stored)
+    # ``counted``: the values that a range is taken of
+    invalid = ~np.isfinite(stored)
     if facts.padding is not None:  # compared with stored values, before any rescale
-        valid &= (stored < facts.padding[0]) | (stored > facts.padding[1])
-    values = modality_lut(np.where(valid, stored, 0.0), facts)
-    shown = _shown(values, valid & present, facts, recipe)
+        invalid |= (stored >= facts.padding[0]) & (stored <= facts.padding[1])
+    holes = bool(invalid.any())
+    values = modality_lut(np.where(invalid, 0.0, stored) if holes else stored, facts)
+    if not holes:
+        seen = values[counted]
+    elif isinstance(counted, slice):
+        seen = values[~invalid]
+    else:
+        seen = values[~invalid & counted]
+    shown = _shown(values, seen, facts, recipe)
     if facts.inverted:
         shown = 1.0 - shown
-    return np.where(valid, np.floor(shown * 255.0 + 0.5), 0.0).astype(np.uint8)
+    shown *= 255.0
+    shown += 0.5  # half up: what follows cuts the fraction off
+    levels = shown.astype(np.uint8)
+    if holes:
+        levels[invalid] = 0
+    return levels
 
 
 def modality_lut(stored: NDArray[np.float64], facts: GreyFacts) -> NDArray[np.float64]:
     """Apply the Modality LUT, or slope and intercept without one (PS3.3 C.11.1)."""
     if facts.modality_lut is not None:
         return _looked_up(stored, facts.modality_lut)
+    if facts.slope == 1.0 and facts.intercept == 0.0:
+        return stored
     return stored * facts.slope + facts.intercept
 
 
@@ -76,31 +166,35 @@ def usable(window: Window) -> bool:
 
 
 def _shown(
-    values: NDArray[np.float64], counted: NDArray[np.bool_], facts: GreyFacts, recipe: Grey
+    values: NDArray[np.float64], seen: NDArray[np.float64], facts: GreyFacts, recipe: Grey
 ) -> NDArray[np.float64]:
+    if recipe.window == "header" and facts.voi_lut is not None:
+        return _looked_up(values, facts.voi_lut) / facts.voi_lut.top
+    window = _window_of(facts, recipe)
+    if window is not None:
+        return voi_window(values, window)
+    low, high = _low_high(seen)
+    scaled: NDArray[np.float64] = values - low
+    scaled /= high - low
+    return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+def _window_of(facts: GreyFacts, recipe: Grey) -> Window | None:
+    """Return the window that a recipe uses; ``None`` for a VOI LUT or the range of values."""
     if recipe.window == "fixed" and recipe.centre is not None and recipe.width is not None:
-        return voi_window(values, Window(recipe.centre, recipe.width, _exact_below_one(recipe)))
-    if recipe.window == "header":
-        if facts.voi_lut is not None:
-            return _looked_up(values, facts.voi_lut) / facts.voi_lut.top
-        if facts.window is not None:
-            return voi_window(values, facts.window)
-    return _range(values, counted)
+        # LINEAR isn't defined below a width of 1, which values such as 0..1 need
+        function: VoiFunction = "LINEAR" if recipe.width >= 1.0 else "LINEAR_EXACT"
+        return Window(recipe.centre, recipe.width, function)
+    return facts.window if recipe.window == "header" and facts.voi_lut is None else None
 
 
-def _exact_below_one(recipe: Grey) -> Any:
-    # LINEAR isn't defined below a width of 1, which values such as 0..1 need
-    return "LINEAR" if recipe.width is not None and recipe.width >= 1.0 else "LINEAR_EXACT"
-
-
-def _range(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
-    if not counted.any():
+def _low_high(seen: NDArray[np.float64]) -> tuple[float, float]:
+    if not seen.size:
         raise ImageError("BLANK", "no pixel holds a value")
-    low, high = float(values[counted].min()), float(values[counted].max())
+    low, high = float(seen.min()), float(seen.max())
     if low == high:
         raise ImageError("BLANK", "every pixel has the same value")
-    scaled: NDArray[np.float64] = np.clip((values - low) / (high - low), 0.0, 1.0)
-    return scaled
+    return low, high
 
 
 def _looked_up(values: NDArray[np.float64], table: Lut) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """What the pixel road hands on: an Instance (decoded, as stored) and a Prepared array (as a network sees it)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,16 +50,47 @@ class GreyFacts:
     """Lowest and highest stored value that mean "no data here" (0028,0120 and 0028,0121)."""
 
 
+class Stored:
+    """Stored values: an array, or a colour JPEG that is decoded as large as it is asked for.
+
+    A JPEG decodes at 1/2, 1/4 and 1/8 of its size for a fraction of the price (scaled inverse DCT),
+    so the road decodes it no larger than the contract needs, and in full only for a reader's eyes.
+    """
+
+    __slots__ = ("_decode", "_kept")
+
+    def __init__(
+        self,
+        pixels: NDArray[Any],
+        divisor: int = 1,
+        decode: Callable[[int], NDArray[Any]] | None = None,
+    ) -> None:
+        self._kept = {divisor: pixels}
+        self._decode = decode
+
+    @property
+    def divisors(self) -> tuple[int, ...]:
+        """By what the size can be divided without decoding in full."""
+        return (1, 2, 4, 8) if self._decode is not None else (1,)
+
+    def at(self, divisor: int) -> NDArray[Any]:
+        """Return the values at ``1 / divisor`` of the size, sides rounded up; decodes them once."""
+        if divisor not in self._kept:
+            if self._decode is None or divisor not in self.divisors:
+                raise ValueError(f"these values can't be decoded at 1/{divisor}")
+            self._kept[divisor] = self._decode(divisor)
+        return self._kept[divisor]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Instance:
     """One decoded frame or photograph, before any recipe of a contract.
 
-    ``pixels`` are stored values: grey [H, W] of any numeric dtype, or RGB uint8/uint16 [H, W, 3],
-    colour already converted and the orientation applied. There is no ``repr``: the fields
-    that end in ``_key`` are raw identifiers of the header, which only ingestion reads and nothing logs.
+    There is no ``repr``: the fields that end in ``_key`` are raw identifiers of the header, which
+    only ingestion reads and nothing logs.
     """
 
-    pixels: NDArray[Any]
+    stored: Stored
     source_sha256: str
     format: Format
     modality: str
@@ -80,6 +112,14 @@ class Instance:
     """SOP Instance UID, raw like ``patient_key``: for joining labels, never stored or logged."""
     site_key: str = ""
     """Institution Name, raw like ``patient_key``."""
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """Stored values in full: grey [H, W] of any numeric dtype, or RGB uint8/uint16 [H, W, 3].
+
+        Colour is already converted and the orientation applied.
+        """
+        return self.stored.at(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,15 @@ def check_size(rows: int, columns: int, limits: Limits) -> None:
         )
 
 
+def check_claim(claimed: int, limits: Limits) -> None:
+    """Raise TOO_LARGE if uncompressed frames would take more bytes than any file that is taken has."""
+    if claimed > limits.file_bytes:
+        raise ImageError(
+            "TOO_LARGE",
+            f"the header claims {claimed} bytes of pixels, the contract allows {limits.file_bytes}",
+        )
+
+
 def same_size(header: tuple[int, int], stream: tuple[int, int]) -> None:
     """Raise CORRUPT unless a codestream's (rows, columns) are those of the header around it."""
     if header != stream:

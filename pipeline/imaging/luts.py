@@ -1,6 +1,5 @@
 """Reads look-up tables from a header: modality, VOI and palette, plain and segmented."""
 
-import struct
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from pipeline.imaging.attributes import values
 from pipeline.imaging.instance import Lut
 
 _MOST_ENTRIES = 65536
+_DISCRETE, _LINEAR, _INDIRECT = 0, 1, 2
 
 
 def lut(table: Dataset, *, signed: bool, little_endian: bool) -> Lut | None:
@@ -82,70 +82,110 @@ def _entries(
         usable = len(found[0]) // width * width
         entries = np.frombuffer(found[0][:usable], kind)
     else:
-        try:
-            entries = np.array([int(value) & 0xFFFF for value in found], np.uint16)
-        except (TypeError, ValueError):
+        words = _sixteen_bits(found)
+        if words is None:
             return None
+        entries = words
         if len(entries) * 2 in (count, count + 1) and len(entries) < count:
             entries = entries.astype("<u2").view(np.uint8)  # two 8-bit entries in a word
     return entries[:count] if len(entries) >= count else None
 
 
 def _expand(found: list[Any], count: int, bits: int, *, little_endian: bool) -> NDArray[Any] | None:
-    """Expand segmented data (PS3.3 C.7.9.2): discrete, linear and indirect segments."""
-    if not found:
+    """Expand segmented data (PS3.3 C.7.9.2): discrete, linear and indirect segments.
+
+    The segments are only noted one by one, and expanded together: there are thousands of them.
+    """
+    words = _words(found, bits, little_endian=little_endian) if found else None
+    if words is None:
         return None
-    words = _words(found, bits, little_endian=little_endian)
-    out: list[int] = []
+    plan = _Segments(words.tolist(), 8 if bits <= 8 else 16)
     at = 0
-    starts: list[int] = []
-    while at + 2 <= len(words) and len(out) < count:
-        kind, length = words[at], words[at + 1]
-        starts.append(at)
-        if kind == 2:
-            if at + 4 > len(words):
+    while plan.count < count and at + 2 <= len(words):
+        step = plan.note(at)
+        if step is None:
+            return None
+        at += step
+    return plan.expanded(words)[:count] if plan.count >= count else None
+
+
+class _Segments:
+    """Segments noted so far: how many entries each gives, and from where."""
+
+    def __init__(self, words: list[int], shift: int) -> None:
+        self.count = 0
+        self._words, self._shift = words, shift
+        self._lengths: list[int] = []
+        self._places: list[int] = []
+        """Where a discrete segment's values begin, or a linear one's end value stands."""
+        self._starts: list[int] = []
+        """The value before a linear segment; -1 for a discrete one."""
+        self._last = 0
+
+    def note(self, at: int) -> int | None:
+        """Note the segment at ``at``; return how many words it takes, or ``None`` if it is wrong."""
+        if self._words[at] != _INDIRECT:
+            return self._direct(at)
+        if at + 4 > len(self._words):
+            return None
+        target = self._words[at + 2] | self._words[at + 3] << self._shift
+        # it repeats earlier segments; one that points at another indirect is refused
+        for _ in range(self._words[at + 1]):
+            if self.count > _MOST_ENTRIES or target + 2 > len(self._words):
                 return None
-            target = words[at + 2] | words[at + 3] << (8 if bits <= 8 else 16)
-            if not _copy(words, target, length, out):
-                return None
-            at += 4
-        else:
-            step = _segment(words, at, out)
+            step = self._direct(target)
             if step is None:
                 return None
-            at += step
-    return np.array(out[:count], np.uint16) if len(out) >= count else None
+            target += step
+        return 4
+
+    def expanded(self, words: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """Return all entries."""
+        lengths = np.array(self._lengths)
+        within = np.arange(self.count) - np.repeat(lengths.cumsum() - lengths, lengths)
+        starts, places = np.array(self._starts), np.array(self._places)
+        ends = words[places].astype(np.int64)
+        is_line = np.repeat(starts >= 0, lengths)
+        line = np.rint(
+            np.repeat(starts, lengths)
+            + np.repeat(ends - starts, lengths) * (within + 1) / np.repeat(lengths, lengths)
+        )
+        plain = words[np.where(is_line, 0, np.repeat(places, lengths) + within)]
+        return np.where(is_line, line, plain).astype(np.uint16)
+
+    def _direct(self, at: int) -> int | None:
+        words = self._words
+        kind, length = words[at], words[at + 1]
+        if kind == _DISCRETE:
+            there = min(length, len(words) - at - 2)
+            if there > 0:
+                self._add(there, at + 2, -1, words[at + 1 + there])
+            return 2 + length
+        if kind == _LINEAR and self.count and at + 2 < len(words):
+            if length:
+                self._add(length, at + 2, self._last, words[at + 2])
+            return 3
+        return None
+
+    def _add(self, length: int, place: int, start: int, last: int) -> None:
+        self._lengths.append(length)
+        self._places.append(place)
+        self._starts.append(start)
+        self.count += length
+        self._last = last
 
 
-def _words(found: list[Any], bits: int, *, little_endian: bool) -> list[int]:
-    if not isinstance(found[0], bytes):
-        return [int(value) & 0xFFFF for value in found]
-    if bits <= 8:
-        return list(found[0])
-    order = "<" if little_endian else ">"
-    return list(struct.unpack(f"{order}{len(found[0]) // 2}H", found[0][: len(found[0]) // 2 * 2]))
+def _words(found: list[Any], bits: int, *, little_endian: bool) -> NDArray[np.uint16] | None:
+    if isinstance(found[0], bytes):
+        kind = "u1" if bits <= 8 else f"{'<' if little_endian else '>'}u2"
+        usable = found[0][: len(found[0]) // 2 * 2] if bits > 8 else found[0]
+        return np.frombuffer(usable, kind).astype(np.uint16)
+    return _sixteen_bits(found)
 
 
-def _segment(words: list[int], at: int, out: list[int]) -> int | None:
-    # appends one discrete or linear segment, returns how many words it took
-    kind, length = words[at], words[at + 1]
-    if kind == 0:
-        out.extend(words[at + 2 : at + 2 + length])
-        return 2 + length
-    if kind == 1 and out and at + 2 < len(words):
-        end, start = words[at + 2], out[-1]
-        out.extend(round(start + (end - start) * step / length) for step in range(1, length + 1))
-        return 3
-    return None
-
-
-def _copy(words: list[int], at: int, segments: int, out: list[int]) -> bool:
-    # an indirect segment repeats earlier segments; one that points at another indirect is refused
-    for _ in range(segments):
-        if len(out) > _MOST_ENTRIES or at + 2 > len(words) or words[at] == 2:
-            return False
-        step = _segment(words, at, out)
-        if step is None:
-            return False
-        at += step
-    return True
+def _sixteen_bits(found: list[Any]) -> NDArray[np.uint16] | None:
+    # as they come from the parser: numbers, or whatever a broken header gave
+    try:
+        return (np.array(found).astype(np.int64) & 0xFFFF).astype(np.uint16)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -3,12 +3,10 @@
 import struct
 
 from data_schemas.terms import Format
+from pipeline.imaging.dicom_elements import VRS
 
 PART10 = slice(128, 132)
 _FIRST_GROUPS = (0x0002, 0x0008)
-_VRS = frozenset(
-    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
-)
 _SIGNATURES: tuple[tuple[bytes, Format], ...] = (
     (b"\xff\xd8\xff", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -16,6 +14,8 @@ _SIGNATURES: tuple[tuple[bytes, Format], ...] = (
     (b"MM\x00*", "tiff"),
     (b"II+\x00\x08\x00", "tiff"),
     (b"MM\x00+\x00\x08", "tiff"),
+    (b"\xff\x4f\xff\x51", "jpeg2000"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "jpeg2000"),
 )
 
 
@@ -30,6 +30,8 @@ def format_of(data: bytes) -> Format | None:
     for signature, name in _SIGNATURES:
         if data.startswith(signature):
             return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
     return "dicom" if _first_element_is_sane(data) else None
 
 
@@ -41,7 +43,7 @@ def _first_element_is_sane(data: bytes) -> bool:
         length = int(short)
         if group not in _FIRST_GROUPS or element > 0x0070:
             continue
-        if vr in _VRS:
+        if vr in VRS:
             return length <= len(data)
         if order == "<" and 0 < struct.unpack("<I", data[4:8])[0] <= min(len(data) - 8, 1024):
             return True

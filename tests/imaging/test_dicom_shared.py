@@ -106,13 +106,13 @@ def test_every_file_ends_as_an_image_or_a_refusal(shared_dicom, anything, fundus
                 missed[answer] += 1
     assert len(rows) == 497
     assert {key.partition(": ")[2] for key in counts} <= {"image", *REFUSALS}
-    # 31 more decode, but hold one value all over (most of the fuzz corpus)
-    assert (counts["anything: image"], counts["anything: BLANK"]) == (314, 31)
+    # 40 more decode, but hold one value all over (most of the fuzz corpus)
+    assert (counts["anything: image"], counts["anything: BLANK"]) == (318, 40)
     assert counts["fundus: image"] == 3, "three drawn fundus photographs"
     assert counts["fundus: NOT_COLOUR"] >= 1
     # the contradictory headers of the fuzz corpus, frames that aren't there, a 256-megapixel bomb
     del missed["image"], missed["BLANK"]
-    assert missed == {"CORRUPT": 14, "TRUNCATED": 2, "TOO_LARGE": 1}
+    assert missed == {"CORRUPT": 14, "TOO_LARGE": 3}
     assert not caplog.records, "pydicom's messages quote header values"
 
 
@@ -125,11 +125,11 @@ def test_raw_and_rle_values_are_those_of_pydicom(shared_dicom, anything):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, force=True)
-            syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
-            if syntax not in UNCOMPRESSED or header.get("BitsAllocated") == 1:
-                continue
             try:
+                header = pydicom.dcmread(path, force=True)
+                syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
+                if syntax not in UNCOMPRESSED or header.get("BitsAllocated") == 1:
+                    continue
                 theirs = header.pixel_array
                 if int(header.get("NumberOfFrames") or 1) > 1:
                     theirs = theirs[0]
@@ -322,7 +322,7 @@ def test_a_fundus_contract_and_what_is_none(at, fundus):
         ("754578c7c8db", "NO_DECODER"),  # MPEG-2
         ("b5b6c4725958", "TRUNCATED"),  # empty pixel data
         ("0b1a19fb2534", "CORRUPT"),  # RLE with 2^32 segments
-        ("d10ba4e25bf7", "TRUNCATED"),  # two thousand million frames
+        ("d10ba4e25bf7", "TOO_LARGE"),  # two thousand million frames
     ],
 )
 def test_refusals(name, code, at):

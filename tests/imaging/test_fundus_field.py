@@ -12,7 +12,7 @@ from data_schemas.errors import ImageError
 from pipeline.imaging.field import find_field
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import from_array, read
-from pipeline.imaging.resize import cut, resize
+from pipeline.imaging.resize import View, fit, resize
 
 
 def eye(height: int, width: int, centre: tuple[float, float], radius: float) -> np.ndarray:
@@ -135,10 +135,10 @@ def test_shrinking_averages():
     assert np.ptp(resize(checks.astype(np.uint8), 64)) <= 2
 
 
-def test_cut_outside_is_black():
+def test_outside_the_source_is_black():
     pixels = np.full((4, 6), 7, np.uint8)
-    out = cut(pixels, (-1, -2, 7, 9))
-    assert out.shape == (7, 9)
+    out = fit(View(pixels, 1, 4, 6), (-1, -2, 9, 9), 9)
+    assert out.shape == (9, 9)
     assert (out[1:5, 2:8] == 7).all()
     assert int(out.sum()) == 7 * 24
 

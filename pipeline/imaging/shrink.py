@@ -1,0 +1,140 @@
+"""Shrinks early, where the contract says ``shrink: scaled``: JPEG in its decoder, grey before its window."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.contract import Contract, Grey
+from pipeline.imaging import quality
+from pipeline.imaging.colour import display_levels
+from pipeline.imaging.grey import grey_levels, is_linear, linear_levels
+from pipeline.imaging.instance import GreyFacts, Instance
+from pipeline.imaging.resize import GAP, Region, View
+
+DIVISORS = (8, 4, 2, 1)
+_ROWS_AT_ONCE = 64
+"""Keeps the sums of a block of rows in the cache."""
+_SUM_LIMIT = 1 << 16
+
+
+def largest_step(
+    rows: int,
+    columns: int,
+    contract: Contract,
+    *,
+    aspect: float = 1.0,
+    region: Region | None = None,
+) -> float:
+    """Return by what the source's sides may be divided and still not be smaller than needed.
+
+    Before a region is known, one that must be found in the picture is taken to fill its shorter side.
+
+    Parameters
+    ----------
+    aspect
+        Height of one pixel divided by its width.
+    """
+    if contract.shrink == "exact":
+        return 1.0
+    needed = max(contract.size, quality.SIDE if contract.quality.check else 0)
+    if region is not None:
+        return max(1.0, min(region[2:]) / needed)
+    if contract.region != "fundus_field" and contract.fit == "pad":
+        # both axes are shrunk to the same square on the patient
+        side = max(rows * aspect, float(columns))
+        return max(1.0, min(side / aspect, side) / needed)
+    return max(1.0, min(rows, columns) / needed)
+
+
+def divisor(rows: int, columns: int, contract: Contract, aspect: float = 1.0) -> int:
+    """Return the largest of 8, 4, 2, 1 by which a JPEG of this size may be decoded smaller."""
+    if contract.region in ("collimation", "breast"):  # looked for in the source's own pixels
+        return 1
+    most = largest_step(rows, columns, contract, aspect=aspect)
+    return next(number for number in DIVISORS if number <= most)
+
+
+def view(instance: Instance, contract: Contract, region: Region | None = None) -> View:
+    """Return the instance as uint8 grey levels or RGB, no larger than the contract needs.
+
+    Raises
+    ------
+    ImageError
+        BLANK if the recipe is a range and all values are equal.
+    """
+    rows, columns = instance.rows, instance.columns
+    most = largest_step(rows, columns, contract, aspect=instance.aspect, region=region)
+    if instance.grey is None:
+        step = max(number for number in instance.stored.divisors if number <= most)
+        return View(display_levels(instance, contract.grey, step), step, rows, columns)
+    step = _block_side(most)
+    if step == 1 or not is_linear(instance.pixels, instance.grey, contract.grey):
+        return View(grey_levels(instance.pixels, instance.grey, contract.grey), 1, rows, columns)
+    return View(
+        _shrunk_grey(instance.pixels, step, instance.grey, contract.grey), step, rows, columns
+    )
+
+
+def closer(seen: View, instance: Instance, contract: Contract, region: Region) -> View:
+    """Return a larger view if ``region`` in this one has fewer pixels than the contract needs."""
+    most = largest_step(seen.rows, seen.columns, contract, region=region)
+    return seen if seen.step <= most else view(instance, contract, region)
+
+
+def _block_side(most: float) -> int:
+    # blocks are all there is to do for a whole ratio; else what is left must be averaged evenly
+    return int(most) if most == int(most) else max(1, int(most / GAP))
+
+
+def _shrunk_grey(
+    pixels: NDArray[np.integer], step: int, facts: GreyFacts, recipe: Grey
+) -> NDArray[np.uint8]:
+    limits = (int(pixels.min()), int(pixels.max()))
+    return linear_levels(block_means(pixels, step, limits), limits, facts, recipe)
+
+
+def block_means(
+    pixels: NDArray[np.integer], step: int, limits: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Return the mean of each ``step`` x ``step`` block, sides rounded up.
+
+    Sums are exact integers; a block at the end of a row or column has what is left there.
+
+    Parameters
+    ----------
+    limits
+        Lowest and highest value, for the narrowest type that holds the sums.
+    """
+    rows, columns = pixels.shape
+    whole, left = rows // step, columns % step
+    out = np.empty((-(-rows // step), -(-columns // step)), np.float64)
+    most = max(abs(limits[0]), abs(limits[1])) * step
+    wide: type = np.int64 if most * step >= 1 << 31 else np.int32
+    narrow = np.uint16 if pixels.dtype.kind == "u" and most < _SUM_LIMIT else wide
+    at_once = max(1, _ROWS_AT_ONCE // step)
+    for first in range(0, whole, at_once):
+        last = min(whole, first + at_once)
+        block = pixels[first * step : last * step].reshape(last - first, step, columns)
+        sums = np.add(block[:, 0], block[:, 1], dtype=narrow)
+        for row in range(2, step):
+            np.add(sums, block[:, row], out=sums)
+        _across(sums, step, wide, out[first:last], step * step)
+    if whole < len(out):
+        rest = pixels[whole * step :].sum(axis=0, dtype=wide)[None]
+        _across(rest, step, wide, out[whole:], (rows - whole * step) * step)
+    if left:
+        out[:, -1] *= step / left
+    return out
+
+
+def _across(
+    sums: NDArray[np.integer], step: int, wide: type, out: NDArray[np.float64], count: int
+) -> None:
+    # adds every ``step`` neighbours of a row; the last ones may be fewer
+    columns = sums.shape[1]
+    full = columns // step * step
+    total = np.add(sums[:, 0:full:step], sums[:, 1:full:step], dtype=wide)
+    for column in range(2, step):
+        np.add(total, sums[:, column:full:step], out=total)
+    np.divide(total, count, out=out[:, : full // step])
+    if full < columns:
+        out[:, -1] = sums[:, full:].sum(axis=1, dtype=wide) / count
