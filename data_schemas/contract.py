@@ -78,7 +78,10 @@ class GateTerm(Part):
 
 
 class Gate(Part):
-    """A logistic gate: a photograph is refused where its log-odds of being gradable are below 0."""
+    """A logistic gate: a photograph is refused where its log-odds of being gradable are below 0.
+
+    A feature that is better than typical adds nothing, one that is worse takes its weight away.
+    """
 
     bias: float = Field(description="log-odds of a typical photograph")
     terms: dict[str, GateTerm] = Field(

@@ -10,7 +10,7 @@ on one half, every figure printed is of the other. One thread.
 
 import argparse
 import csv
-import math
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "fundus_rahim"
 CONTRACT = ROOT / "configs" / "contracts" / "fundus.yaml"
 LOST = 0.02
 """Share of the calibration half's originals that the gate may refuse."""
-SIGNS = {"sharpness": 1, "texture": 1, "direction": 1, "contrast": 1, "dark": -1, "burnt": -1, "shade": -1, "field": 1}  # fmt: skip
+SIGNS = {"sharpness": 1, "focus": 1, "texture": 1, "direction": 1, "contrast": 1, "dark": -1, "burnt": -1, "shade": -1, "field": 1}  # fmt: skip
 """Features of the gate, and whether more of it is better: no weight may have the other sign."""
 _SHRINK = 0.02
 _NO_FIELD = -99.0
@@ -86,6 +86,24 @@ def look(files: list[Path], recipe: Contract, *, degraded: bool = True) -> list[
     return found
 
 
+def kept(
+    options: argparse.Namespace, name: str, half: int, recipe: Contract, *, degraded: bool = True
+) -> list[Seen]:
+    """Measure a half's photographs, or read what was measured before from the folder ``--keep``.
+
+    Originals cost little: all of them, whatever ``--every`` says.
+    """
+    file = None if options.keep is None else options.keep / f"{name}.json"
+    if file is not None and file.is_file():
+        return [Seen(*entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+    seen = look(photographs(half, options.every if degraded else 1), recipe, degraded=degraded)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        entries = [(s.kind, s.step, s.features) for s in seen]
+        file.write_text(json.dumps(entries), encoding="utf-8")
+    return seen
+
+
 def _features(picture: NDArray[np.uint8], recipe: Contract) -> dict[str, float] | None:
     try:
         return prepare(from_array(picture), recipe).quality.features
@@ -99,7 +117,7 @@ def learn(seen: list[Seen], originals: list[Seen]) -> Gate:
     Weights are bound to the sign that makes sense and shrunk a little (ridge); kinds count alike.
     The bias is then moved so that :data:`LOST` of the originals fall below 0.
     """
-    names = list(SIGNS)
+    names, signs = list(SIGNS), np.array(list(SIGNS.values()))
     used = [s for s in seen if s.features is not None and (s.step <= 1 or s.step >= 4)]
     values = np.array([[s.features[name] for name in names] for s in used])  # type: ignore[index]
     good = np.array([s.step <= 1 for s in used])
@@ -107,7 +125,9 @@ def learn(seen: list[Seen], originals: list[Seen]) -> Gate:
     weight = np.where(good, weight / weight[good].sum(), weight / weight[~good].sum())
     plain = np.array([[s.features[name] for name in names] for s in originals if s.features])
     typical, spread = np.median(plain, axis=0), values.std(axis=0)
-    scaled, target = (values - typical) / spread, np.where(good, 1.0, -1.0)
+    # as in quality.gradable: what is better than typical adds nothing
+    scaled = signs * np.minimum(signs * (values - typical), 0.0) / spread
+    target = np.where(good, 1.0, -1.0)
 
     def loss(at: Floats) -> tuple[float, Floats]:
         odds = target * (scaled @ at[1:] + at[0])
@@ -202,29 +222,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--every", type=int, default=6, help="use every N-th photograph")
     parser.add_argument("--fit", action="store_true", help="learn the gate on the first half")
+    parser.add_argument(
+        "--keep", type=Path, help="folder to keep what was measured in, and read it"
+    )
     parser.add_argument("--picture", type=Path, help="draw the curves into this SVG or PNG")
     options = parser.parse_args()
     if not PHOTOGRAPHS.is_dir():
-        sys.exit("needs ../shared/data/fundus_rahim")
+        print("skipped: needs ../shared/data/fundus_rahim", file=sys.stderr)
+        return
     recipe = contract()
     limits = recipe.quality
+    bare = limits.model_copy(update={"gate": None})
+    recipe = recipe.model_copy(update={"quality": bare})
     if options.fit:
-        first = look(photographs(0, options.every), recipe)
-        gate = learn(first, look(photographs(0, 1), recipe, degraded=False))
+        first = kept(options, "learn", 0, recipe)
+        gate = learn(first, kept(options, "learn-originals", 0, recipe, degraded=False))
         limits = limits.model_copy(update={"gate": gate})
         print(yaml.safe_dump({"gate": gate.model_dump()}, sort_keys=False))
     if limits.gate is None:
         sys.exit("the contract has no gate: --fit learns one")
-    seen = look(photographs(1, options.every), recipe, degraded=True)
-    # the originals cost little: all of them, whatever --every says
-    seen = [s for s in seen if s.kind != "original"]
-    seen += look(photographs(1, 1), recipe, degraded=False)
+    seen = [s for s in kept(options, "report", 1, recipe) if s.kind != "original"]
+    seen += kept(options, "report-originals", 1, recipe, degraded=False)
     text, curves = report(seen, limits)
     print(text)
     if options.picture:
         plain = [s for s in seen if s.kind == "original"]
-        kept = 1 - float(refused_of(plain, limits).mean())
-        draw(curves, kept if math.isfinite(kept) else 1.0, options.picture)
+        draw(curves, 1 - float(refused_of(plain, limits).mean()), options.picture)
 
 
 if __name__ == "__main__":

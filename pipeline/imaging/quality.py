@@ -31,7 +31,7 @@ def measure(square: NDArray[np.uint8], visible: float) -> dict[str, float]:
     """Measure a region of interest.
 
     Detail at an octave is the mean absolute difference of the box means of 3 and 5 pixels in the
-    green channel: octave 0 at full size, octave 2 after averaging blocks of 4 x 4. The mean,
+    green channel: octave 0 at full size, 1 and 2 after averaging blocks of 2 x 2 and 4 x 4. The mean,
     because a standard deviation would see little but the optic disc; the 3 pixels, so that noise
     counts little. All but ``shade`` and ``field`` are measured in the lit part of the field.
 
@@ -45,7 +45,8 @@ def measure(square: NDArray[np.uint8], visible: float) -> dict[str, float]:
     Returns
     -------
     features
-        ``sharpness``: detail of octave 0 over that of octave 2, which blur takes away first;
+        ``sharpness``: detail of octave 0 over that of octave 2: blur takes the finest first;
+        ``focus``: detail of octave 1 over that of octave 2: the same where noise hides a blur;
         ``texture``: how evenly the fine detail is spread, (mean of the root)^2 over the mean: 1 if
         it is the same everywhere, little where flat blocks have sharp edges;
         ``direction``: the weakest of four directions' detail over the strongest;
@@ -65,11 +66,15 @@ def measure(square: NDArray[np.uint8], visible: float) -> dict[str, float]:
     if not inside.any():
         return dict.fromkeys(FEATURES, 0.0) | {"dark": 8.0, "field": round(visible, _DIGITS)}
     bright = _SHADE * float(np.percentile(light[inside], 90))
-    coarse_seen = _disc(len(light)) & _and_neighbours(light >= max(bright, 1.0))
+    lit_blocks = _and_neighbours(_and_neighbours(light >= max(bright, 1.0)))
+    coarse_seen = _disc(len(light)) & lit_blocks
     weights = coarse_seen.repeat(4, axis=0).repeat(4, axis=1).astype(np.float32)
     fine = np.abs(_detail(green))
-    coarse_green = _halved(_halved(green))
+    middle_green = _halved(green)
+    coarse_green = _halved(middle_green)
     coarse = _mean(np.abs(_detail(coarse_green)), coarse_seen[2:-2, 2:-2].astype(np.float32))
+    middle_weights = weights[::2, ::2][2:-2, 2:-2]
+    middle = _mean(np.abs(_detail(middle_green)), middle_weights)
     inner = weights[2:-2, 2:-2]
     even = _mean(fine, inner)
     lit = coarse_seen.astype(np.float32)
@@ -79,6 +84,7 @@ def measure(square: NDArray[np.uint8], visible: float) -> dict[str, float]:
     ways = _ways(green, weights)
     features = {
         "sharpness": even / max(coarse, _LEAST),
+        "focus": middle / max(coarse, _LEAST),
         "texture": _mean(np.sqrt(fine), inner) ** 2 / max(even, _LEAST),
         "direction": min(ways) / max(*ways, _LEAST),
         "contrast": 100.0 * coarse / mean_green,
@@ -92,11 +98,12 @@ def measure(square: NDArray[np.uint8], visible: float) -> dict[str, float]:
     return {name: round(value, _DIGITS) for name, value in features.items()}
 
 
-FEATURES = ("sharpness", "texture", "direction", "contrast", "brightness", "dark", "burnt", "shade", "colour", "field")  # fmt: skip
+FEATURES = ("sharpness", "focus", "texture", "direction", "contrast", "brightness", "dark", "burnt", "shade", "colour", "field")  # fmt: skip
 """What :func:`measure` returns."""
 
 _WORDS = {
     "sharpness": "not sharp",
+    "focus": "out of focus",
     "texture": "detail is lost in blocks",
     "direction": "smeared in one direction",
     "contrast": "little contrast",
@@ -130,16 +137,25 @@ def judge(features: dict[str, float], limits: Quality) -> QualityAnswer:
 
 
 def gradable(features: dict[str, float], gate: Gate) -> float:
-    """Return the log-odds that a photograph can be judged: below 0 it is refused."""
-    return gate.bias + sum(
-        term.weight * (features[name] - term.typical) for name, term in gate.terms.items()
-    )
+    """Return the log-odds that a photograph can be judged: below 0 it is refused.
+
+    What is better than typical adds nothing: noise, which looks sharp, must not make up for the dark
+    that it comes from.
+    """
+    return gate.bias - sum(_losses(features, gate).values())
+
+
+def _losses(features: dict[str, float], gate: Gate) -> dict[str, float]:
+    return {
+        name: max(0.0, term.weight * (term.typical - features[name]))
+        for name, term in gate.terms.items()
+    }
 
 
 def _why(features: dict[str, float], gate: Gate) -> list[str]:
     # what takes most away from a typical photograph's odds
-    loss = {n: t.weight * (t.typical - features[n]) for n, t in gate.terms.items()}
-    whole = sum(part for part in loss.values() if part > 0)
+    loss = _losses(features, gate)
+    whole = sum(loss.values())
     telling = sorted((n for n in loss if loss[n] > _TELLING * whole), key=lambda n: -loss[n])
     told = telling or [max(loss, key=lambda name: loss[name])]
     return [
@@ -164,7 +180,8 @@ def _and_neighbours(lit: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _halved(plane: Plane) -> Plane:
     columns = plane[:, ::2] + plane[:, 1::2]
-    return (columns[::2] + columns[1::2]) * np.float32(0.25)
+    mean: Plane = (columns[::2] + columns[1::2]) * np.float32(0.25)
+    return mean
 
 
 def _detail(plane: Plane) -> Plane:
@@ -174,7 +191,8 @@ def _detail(plane: Plane) -> Plane:
     inner = three[1:-1]
     narrow = inner[:, 1:-3] + inner[:, 2:-2] + inner[:, 3:-1]
     wide = five[:, :-4] + five[:, 1:-3] + five[:, 2:-2] + five[:, 3:-1] + five[:, 4:]
-    return narrow * np.float32(1 / 9) - wide * np.float32(1 / 25)
+    difference: Plane = narrow * np.float32(1 / 9) - wide * np.float32(1 / 25)
+    return difference
 
 
 def _ways(plane: Plane, weights: Plane) -> list[float]:
