@@ -3,8 +3,8 @@
     python benchmarks/ingest/run.py
 
 Reads ../shared/data/dicom (of each group the six largest single-frame files of at least 250 pixels
-a side that both recipes read) and draws a 6-megapixel fundus photograph and a 2048 x 2048
-radiograph. One process, one core, one thread; plain, road and bare in turn for every file; CPU time,
+a side that both recipes read) and ../shared/data/fundus_rahim (six full-size photographs), and draws
+a 6-megapixel fundus photograph and a 2048 x 2048 radiograph. One process, one core, one thread; plain, road and bare in turn for every file; CPU time,
 medians of rounds; a group's figure is the mean over its files.
 """
 
@@ -42,6 +42,7 @@ from pipeline.imaging.read import read  # noqa: E402
 from pipeline.imaging.resize import resample  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data" / "dicom"
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "fundus_rahim" / "full_size"
 SIDE = 512
 FILES_EACH = 6
 LEAST_SIDE = 250
@@ -258,29 +259,39 @@ def _group_of(row: dict[str, str]) -> tuple[str, float]:
     }.get(tail, (f"{row['transfer_syntax_name'] or 'no file meta'}, {kind}", 0.0))
 
 
-def drawn_groups() -> list[Group]:
-    """Return the photograph and the radiograph."""
+def photograph_case(data: bytes, recipe: Contract) -> Case:
+    """Return a case of a photograph, with the scale at which the road decodes it."""
+    columns, rows = Image.open(io.BytesIO(data)).size
+    divisor = shrink.divisor(rows, columns, recipe)
+    return Case(
+        data,
+        rows * columns / 1e6,
+        plain_photograph,
+        along_road(recipe),
+        lambda content: bare_photograph(content, divisor, (rows, columns)),
+    )
+
+
+def photograph_groups() -> list[Group]:
+    """Return the drawn photograph whole, the radiograph, real photographs, and both other recipes."""
     jpeg = fundus_jpeg()
-    size = (2000, 3000)
     whole = contract(3, fit="pad")
     exact = contract(3, fit="pad", shrink="exact")
     field = contract(3, region="fundus_field")
     film = dicom_case(radiograph())
     assert film is not None
-
-    def photograph(recipe: Contract) -> Case:
-        divisor = shrink.divisor(*size, recipe)
-        return Case(
-            jpeg, 6.0, plain_photograph, along_road(recipe),
-            lambda data: bare_photograph(data, divisor, size),
-        )  # fmt: skip
-
-    return [
-        Group("6-megapixel fundus JPEG, whole", 4.0, [photograph(whole)]),
+    groups = [
+        Group("6-megapixel fundus JPEG, whole", 4.0, [photograph_case(jpeg, whole)]),
         Group("radiograph 2048 x 2048, 16 bit", 5.0, [film]),
-        Group("6-megapixel fundus JPEG, its field", 0.0, [photograph(field)]),
-        Group("6-megapixel fundus JPEG, shrink: exact", 0.0, [photograph(exact)]),
+        Group("6-megapixel fundus JPEG, its field", 0.0, [photograph_case(jpeg, field)]),
+        Group("6-megapixel fundus JPEG, shrink: exact", 0.0, [photograph_case(jpeg, exact)]),
     ]
+    if PHOTOGRAPHS.is_dir():
+        real = [path.read_bytes() for path in sorted(PHOTOGRAPHS.glob("*.jpg"))[:FILES_EACH]]
+        for name, recipe in (("whole", whole), ("its field", field)):
+            cases = [photograph_case(data, recipe) for data in real]
+            groups.append(Group(f"real fundus JPEG, {name}", 0.0, cases))
+    return groups
 
 
 def measured(group: Group) -> tuple[object, ...]:
@@ -297,7 +308,8 @@ def measured(group: Group) -> tuple[object, ...]:
             spent[name] += value / len(group.cases)
     ratio, over = spent["plain"] / spent["road"], spent["road"] / spent["bare"]
     without = (spent["road"] - spent["digest"]) / spent["bare"]
-    passed = "" if not group.least else f"{group.least:.1f} {'passed' if ratio >= group.least else 'missed'}"  # fmt: skip
+    verdict = "passed" if ratio >= group.least else "missed"
+    passed = f"{group.least:.1f} {verdict}" if group.least else ""
     megapixels = statistics.mean(case.megapixels for case in group.cases)
     return (
         group.name, len(group.cases), f"{megapixels:.2f}", f"{spent['plain']:.2f}",
@@ -317,7 +329,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     pinned()
     cv2.setNumThreads(1)
-    groups = drawn_groups()
+    groups = photograph_groups()
     if SHARED.is_dir():
         groups[2:2] = shared_groups()
     else:
