@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export NO_PROXY := 127.0.0.1,localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix types docs bench clean
+.PHONY: help setup setup-pacs demo test test-kill test-ray check fix types docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -28,11 +28,22 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/uv pip install -q $(UV_TORCH) --python $(BIN)/python -c constraints.txt -e '.[train,weights,report,sources,scale,dev]'
 	touch $@
 
+setup-pacs:  ## install what the tests of DICOMweb need (Orthanc, dcmtk): Debian or Ubuntu, as root
+	command -v Orthanc > /dev/null && test -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so && command -v dcmdump > /dev/null || \
+	  { apt-get -q update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=600 install -y \
+	      --no-install-recommends orthanc orthanc-dicomweb dcmtk; }
+
 demo: setup  ## the whole road on a drawn cohort: about two minutes after installation
 	$(BIN)/hilum demo --out hilum-demo
 
 test: check  ## everything CI runs: contracts, types, style, and the test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not needs_podman" tests
+
+test-kill: setup  ## SIGKILL at 20 random moments of an ingestion of 1,000 files
+	HILUM_KILLS=20 HILUM_KILL_FILES=1000 $(BIN)/python -m pytest -q -s tests/ingest/test_kill.py
+
+test-ray: setup  ## one ingestion on a real Ray of this machine
+	HILUM_RAY=1 $(BIN)/python -m pytest -q tests/ingest/test_engines.py
 
 check: setup  ## import contracts, types, style
 	$(BIN)/ruff check .

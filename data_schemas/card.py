@@ -54,6 +54,9 @@ class Evaluation(Part):
     images: int
     patients: int
     refused: int = 0
+    unlabelled: int = Field(
+        default=0, description="images of the split left out: none of the model's labels is known"
+    )
     statistics: dict[str, Interval] = Field(
         description="auc/LABEL, accuracy/LABEL, sensitivity/LABEL, specificity/LABEL, auc/official ..."
     )

@@ -27,6 +27,7 @@ REFUSALS: dict[str, str] = {
     "NEAR_DUPLICATE": "almost the same pixels as an image of another split",
     "BURNED_IN_TEXT": "the pixels seem to hold text, which may identify a patient",
     "TIMED_OUT": "decoding took longer than the limit and was stopped",
+    "UNREADABLE": "the source lists the file, but its storage, archive or server doesn't give its bytes",
     "DECODER_DIED": "the decoder ended its own process, or needed more memory than the limit",
 }
 """Every refusal code with its meaning. A code, once published, keeps its meaning."""
@@ -61,6 +62,8 @@ REFUSAL_COLUMNS: dict[str, str] = {
     "reason": "one sentence about this file, without its name or identifiers",
     "label_line": "line of the label table that names the file, 0 without one",
     "thumbnail": "the prepared picture as a small JPEG, where there was one; else null",
+    "pixel_sha256": "SHA-256 of the prepared array, where there was one: names its twins",
+    "patient": "keyed pseudonym, where it is known",
 }
 """Columns of ``refusals.parquet``."""
 
@@ -115,5 +118,8 @@ class DatasetInfo(Document):
     )
     version: int = Field(default=1, description="counts up when the data set grows or changes")
     previous_sha256: str = Field(default="", description="content of the version before")
+    published_test: bool = Field(
+        default=False, description="test is a published split, kept whole as it was published"
+    )
     changes: Changes = Changes()
     leaks: Leaks | None = Field(default=None, description="None: not examined")

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from data_schemas.dataset import Leaks
 from data_schemas.document import Document, Part
 
 LeakKind = Literal[
@@ -41,6 +42,23 @@ class LeakReport(Document):
     content_sha256: str = Field(description="the data set that was examined")
     images: int
     findings: tuple[LeakFinding, ...] = ()
+    examined: tuple[str, ...] = Field(
+        default=(), description="checks that were made, each with what it looked at"
+    )
     not_examined: tuple[str, ...] = Field(
         default=(), description="checks that this data set has nothing for, each with its reason"
     )
+
+    @property
+    def blocking(self) -> int:
+        """How many findings block."""
+        return sum(finding.severity == "blocks" for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        """How many findings warn."""
+        return len(self.findings) - self.blocking
+
+    def counts(self) -> Leaks:
+        """Return the numbers that stand in ``dataset.json``."""
+        return Leaks(blocking=self.blocking, warnings=self.warnings)

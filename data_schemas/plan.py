@@ -92,3 +92,6 @@ class Plan(Document):
     seed: int = Field(default=0, ge=0)
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(default=0, ge=0, description="0: all cores this process may use")
+    accept_leaks: bool = Field(
+        default=False, description="train on splits that leak; run and card say so"
+    )

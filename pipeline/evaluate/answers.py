@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class LabelAnswers:
-    """One label of a split: truth and answer of every image."""
+    """One label of a split: truth and answer of every image whose label is known."""
 
     output: Output
     point: OperatingPoint | None
@@ -31,6 +31,7 @@ class LabelAnswers:
     probability: NDArray[np.float64]  # calibrated, of being positive, [N]
     classes: NDArray[np.float64]  # calibrated, [N, classes]
     answer: NDArray[np.int64]  # class answered, [N]
+    rows: NDArray[np.int64]  # which images of the split these are, [N]
 
     @property
     def label(self) -> str:
@@ -55,6 +56,7 @@ class SplitAnswers:
     labels: tuple[LabelAnswers, ...]
     primary: str
     runtime: str
+    unlabelled: int = 0  # images of the split of which no label is known: left out
 
     def of_primary(self) -> LabelAnswers:
         """Return the label of the verdict."""
@@ -101,12 +103,16 @@ def answer_split(
     Raises
     ------
     DatasetError
-        If the data set doesn't fit the package, or the split is empty.
+        If the data set doesn't fit the package, or the split has no image with a label.
     """
     check_fit(package, dataset)
-    indices = np.asarray(dataset.indices(split), dtype=np.int64)
-    if indices.size == 0:
+    everything = np.asarray(dataset.indices(split), dtype=np.int64)
+    if everything.size == 0:
         raise DatasetError(f"the split `{split}` has no images", where=dataset.folder)
+    known = [dataset.labels(output.label)[everything] >= 0 for output in package.card.outputs]
+    indices = everything[np.any(known, axis=0)]
+    if indices.size == 0:
+        raise DatasetError(f"the split `{split}` has no labelled image", where=dataset.folder)
     runtime = Runtime(package, threads=1)
     logits = np.empty((indices.size, _columns(package.card)), np.float32)
     done = 0
@@ -127,13 +133,40 @@ def answer_split(
         ),
         primary=card.primary,
         runtime=runtime.identity,
+        unlabelled=int(everything.size - indices.size),
+    )
+
+
+def without(answers: SplitAnswers, left_out: NDArray[np.bool_]) -> SplitAnswers:
+    """Return the answers without some images of the split; ``left_out`` is [N]."""
+    keep = np.flatnonzero(~left_out)
+    place = np.full(left_out.size, -1, np.int64)
+    place[keep] = np.arange(keep.size)
+    labels = []
+    for label in answers.labels:
+        own = np.flatnonzero(~left_out[label.rows])
+        arrays = ("truth", "positive", "probability", "classes", "answer")
+        fewer = {name: getattr(label, name)[own] for name in arrays}
+        labels.append(replace(label, rows=place[label.rows[own]], **fewer))
+    return replace(
+        answers,
+        indices=answers.indices[keep],
+        patients=answers.patients[keep],
+        logits=answers.logits[keep],
+        verdicts=[answers.verdicts[k] for k in keep],
+        labels=tuple(labels),
     )
 
 
 def answers_of(
     card: Card, output: Output, truth: NDArray[np.int64], logits: NDArray[np.float32]
 ) -> LabelAnswers:
-    """Return one label's answers; a binary label says yes at or above its operating point's ``high``."""
+    """Return one label's answers, for the images whose ``truth`` isn't -1.
+
+    A binary label says yes at or above its operating point's ``high``.
+    """
+    rows = np.flatnonzero(np.asarray(truth) >= 0)
+    truth, logits = np.asarray(truth)[rows], logits[rows]
     classes = decision.probabilities(card, logits)[output.label]
     probability = decision.positive_probability(card, output.label, logits)
     point = decision.point_of(card, output.label)
@@ -151,6 +184,7 @@ def answers_of(
         probability=probability,
         classes=classes,
         answer=answer.astype(np.int64),
+        rows=rows,
     )
 
 

@@ -3,8 +3,10 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from data_schemas.card import Evaluation
 from data_schemas.errors import UsageError
@@ -14,6 +16,7 @@ from data_schemas.terms import SPLITS, Split
 from pipeline.evaluate.answers import SplitAnswers, answer_split
 from pipeline.evaluate.figures import all_figures
 from pipeline.evaluate.measure import measure
+from pipeline.ingest.leaks.examine import kept_report
 from pipeline.ingest.store import Dataset, open_dataset
 from pipeline.model.package import open_package
 from pipeline.tracking.runs import continued_run
@@ -51,7 +54,7 @@ def evaluate_run(
         package = open_package(run.download("package", Path(scratch) / "run"))
         dataset = open_dataset(dataset_folder)
         answers = answer_split(package, dataset, split, progress)
-        evaluation = measure(answers, dataset.info, package.sha256)
+        evaluation = measure(answers, dataset.info, package.sha256, copies_in(dataset, answers))
         run.log_dataset(dataset.info, split, evaluation.images)
         run.log_metrics(metrics_of(evaluation, answers.primary), step=0)
         run.flush()
@@ -87,8 +90,26 @@ def metrics_of(evaluation: Evaluation, primary: str) -> dict[str, float]:
     return {f"{evaluation.split}/{name}": value for name, value in found.items()}
 
 
+def copies_in(dataset: Dataset, answers: SplitAnswers) -> NDArray[np.bool_] | None:
+    """Return which images have copies in other splits, [N]; ``None`` if nobody has looked for any."""
+    report = kept_report(dataset)
+    if report is None:
+        return None
+    digests = dataset.manifest.column("source_sha256").to_pylist()
+    copied = {
+        digest
+        for finding in report.findings
+        if finding.kind in ("same_pixels", "near_duplicate")
+        for digest in finding.source_sha256
+    }
+    return np.array([digests[k] in copied for k in answers.indices], np.bool_)
+
+
 def write_predictions(answers: SplitAnswers, dataset: Dataset, path: Path) -> None:
-    """Write one row per image: pseudonym, truth, logits, probabilities, verdict. No names, no paths."""
+    """Write one row per image: pseudonym, truth, logits, probabilities, verdict. No names, no paths.
+
+    Where a label is not known, its truth, probability and answer are null.
+    """
     source = dataset.manifest.column("source_sha256").take(pa.array(answers.indices))
     columns: dict[str, object] = {
         "source_sha256": source,
@@ -96,10 +117,15 @@ def write_predictions(answers: SplitAnswers, dataset: Dataset, path: Path) -> No
         "verdict": pa.array(answers.verdicts),
         "logits": pa.array(answers.logits.tolist(), pa.list_(pa.float32())),
     }
+    size = answers.indices.size
     for label in answers.labels:
-        columns[f"truth_{label.label}"] = pa.array(label.truth)
-        columns[f"probability_{label.label}"] = pa.array(label.probability)
-        columns[f"answer_{label.label}"] = pa.array(label.answer)
+        unknown = np.ones(size, bool)
+        unknown[label.rows] = False
+        for name in ("truth", "probability", "answer"):
+            own = getattr(label, name)
+            values = np.zeros(size, own.dtype)
+            values[label.rows] = own
+            columns[f"{name}_{label.label}"] = pa.array(values, mask=unknown)
     table = pa.table(columns).replace_schema_metadata({"schema_version": PREDICTIONS_VERSION})
     with replacing(path) as part:
         pq.write_table(table, part)

@@ -3,11 +3,12 @@
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_schemas.card import Evaluation, Interval
 from data_schemas.dataset import DatasetInfo
 from pipeline.evaluate import statistics
-from pipeline.evaluate.answers import LabelAnswers, SplitAnswers
+from pipeline.evaluate.answers import LabelAnswers, SplitAnswers, without
 from pipeline.evaluate.bootstrap import patient_bootstrap
 from pipeline.evaluate.statistics import AucInterval
 
@@ -15,7 +16,12 @@ NEAR = 1e-4
 """Answers this close to a threshold may turn over in another runtime; they are counted."""
 
 
-def measure(answers: SplitAnswers, info: DatasetInfo, package_sha256: str) -> Evaluation:
+def measure(
+    answers: SplitAnswers,
+    info: DatasetInfo,
+    package_sha256: str,
+    copies: NDArray[np.bool_] | None = None,
+) -> Evaluation:
     """Return the figures of a split.
 
     Keys of ``statistics``: ``auc/LABEL`` (DeLong; of the positive classes against the rest),
@@ -23,13 +29,22 @@ def measure(answers: SplitAnswers, info: DatasetInfo, package_sha256: str) -> Ev
     at the frozen operating point, ``accuracy/LABEL``, ``brier/LABEL``, ``ece/LABEL``,
     ``indeterminate/LABEL`` where an operating point has two thresholds, and ``auc/official`` and
     ``accuracy/official`` as MedMNIST scores them. What the split doesn't define is ``None`` with a
-    note.
+    note. A label's figures are of the images whose label is known.
+
+    Parameters
+    ----------
+    copies
+        Which images of the split have copies in other splits, [N]; ``None``: nobody has looked. If
+        there are any, ``auc_without_copies/...`` and ``accuracy_without_copies/...`` stand beside
+        each label's and the official figures.
     """
     found: dict[str, Interval] = {}
     notes: list[str] = []
     for label in answers.labels:
         found |= _of_label(label, answers, notes)
     found |= _official(answers, notes)
+    found |= _without_copies(answers, copies, notes)
+    notes += _left_out(answers)
     patients = int(np.unique(answers.patients).size)
     if patients < answers.indices.size:
         notes.append(
@@ -47,6 +62,7 @@ def measure(answers: SplitAnswers, info: DatasetInfo, package_sha256: str) -> Ev
         split=answers.split,
         images=int(answers.indices.size),
         patients=patients,
+        unlabelled=answers.unlabelled,
         statistics=found,
         confusion={
             label.label: tuple(
@@ -66,7 +82,7 @@ def _of_label(answers: LabelAnswers, split: SplitAnswers, notes: list[str]) -> d
     areas = {
         f"auc/{name}": statistics.delong(answers.positive, answers.probability),
         f"auc_by_patient/{name}": patient_bootstrap(
-            answers.positive, answers.probability, split.patients
+            answers.positive, answers.probability, split.patients[answers.rows]
         ),
     }
     found = {key: _area(key, area, notes) for key, area in areas.items()}
@@ -81,6 +97,46 @@ def _of_label(answers: LabelAnswers, split: SplitAnswers, notes: list[str]) -> d
         "10 bins of equal width",
     )
     return found
+
+
+def _without_copies(
+    answers: SplitAnswers, copies: NDArray[np.bool_] | None, notes: list[str]
+) -> dict[str, Interval]:
+    if copies is None:
+        notes.append("not known whether images have copies in other splits: hilum leaks DATASET")
+        return {}
+    count = int(copies.sum())
+    if not count:
+        return {}
+    here = f"{count} of {copies.size} images have a copy in another split (leaks.json)"
+    if count == copies.size:
+        notes.append(f"{here}: nothing is left without them")
+        return {}
+    notes.append(f"{here}: figures without them are called without_copies")
+    fewer = without(answers, copies)
+    found: dict[str, Interval] = {}
+    for label in fewer.labels:
+        area = statistics.delong(label.positive, label.probability)
+        found[f"auc/{label.label}"] = _area(f"auc_without_copies/{label.label}", area, notes)
+        right = int((label.truth == label.answer).sum())
+        found[f"accuracy/{label.label}"] = statistics.proportion(right, label.truth.size)
+    found |= _official(fewer, notes)
+    return {key.replace("/", "_without_copies/", 1): value for key, value in found.items()}
+
+
+def _left_out(answers: SplitAnswers) -> list[str]:
+    notes = []
+    if answers.unlabelled:
+        notes.append(
+            f"{answers.unlabelled} images of the split have none of the model's labels: left out"
+        )
+    notes += [
+        f"{label.label} is not known of {unknown} images: left out of its figures"
+        for label in answers.labels
+        for unknown in (answers.indices.size - label.rows.size,)
+        if unknown
+    ]
+    return notes
 
 
 def _at_operating_point(answers: LabelAnswers, notes: list[str]) -> dict[str, Interval]:
@@ -113,7 +169,7 @@ def _at_operating_point(answers: LabelAnswers, notes: list[str]) -> dict[str, In
 def _official(split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:
     only = split.labels[0]
     if len(split.labels) == 1 and only.exclusive and only.classes.shape[1] > 2:
-        area = patient_bootstrap(only.truth, only.classes, split.patients)
+        area = patient_bootstrap(only.truth, only.classes, split.patients[only.rows])
         right = statistics.official_accuracy(only.truth, only.classes)
         return {
             "auc/official": _area("auc/official", area, notes),
@@ -131,15 +187,16 @@ def _official(split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:
                 round(right * only.truth.size), only.truth.size
             ),
         }
-    truth = np.stack([label.truth for label in split.labels], axis=1)
-    columns = np.stack([label.classes[:, -1] for label in split.labels], axis=1)
+    # each label over the images of which it is known; where all are, this is MedMNIST's own mean
+    last_columns = [(label.truth, label.classes[:, -1]) for label in split.labels]
     mean = f"mean over {len(split.labels)} labels"
-    area_value = statistics.official_auc(truth, columns)
+    area_value = float(np.mean([statistics.official_auc(*one) for one in last_columns]))
+    right_value = float(np.mean([statistics.official_accuracy(*one) for one in last_columns]))
     if math.isnan(area_value):
         notes.append("auc/official: undefined: a label has one class only in this split")
     return {
         "auc/official": _plain(area_value, mean),
-        "accuracy/official": _plain(statistics.official_accuracy(truth, columns), mean),
+        "accuracy/official": _plain(right_value, mean),
     }
 
 

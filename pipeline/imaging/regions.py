@@ -59,6 +59,7 @@ def focus(instance: Instance, contract: Contract) -> Focus:
             columns=width,
             warnings=(*instance.warnings, *warnings),
         )
+        contract = contract.model_copy(update={"region": "whole"})
     if contract.grey.window == "percentile":
         contract = contract.model_copy(update={"grey": settled(instance, contract.grey)})
     return Focus(instance, contract, region[0], region[1])

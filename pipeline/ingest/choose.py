@@ -1,82 +1,122 @@
-"""Decides what stays: equal pixels once, contradictions not at all, one split for each patient."""
+"""Decides what stays: equal pixels once, contradictions not at all, copies of another split on request."""
 
-from dataclasses import dataclass
+from data_schemas.progress import Progress
+from pipeline.ingest.leaks.images import leaks_between, named, sealed_rank
+from pipeline.ingest.leaks.neighbours import near_copies
+from pipeline.ingest.leaks.small import Pixels
+from pipeline.ingest.records import Chosen, Known, Refusal, Taken
+from pipeline.ingest.splits import SplitRule, assign
 
-from data_schemas.errors import DatasetError
-from data_schemas.terms import Split
-from pipeline.ingest.patients import pseudonym, split_of
-from pipeline.ingest.taking import Refusal, Taken
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Chosen:
-    """An image that stays: its place among all taken ones, its pseudonym and split."""
-
-    taken: Taken
-    place: int
-    patient: str
-    split: Split
+Pair = tuple[Taken, Known]
 
 
-def without_duplicates(taken: list[Taken]) -> tuple[list[tuple[int, Taken]], list[Refusal]]:
-    """Return which images stay (with their places) and the refusals of the others.
+def choose(
+    pairs: list[Pair], names: tuple[str, ...], rule: SplitRule
+) -> tuple[list[Chosen], list[Refusal]]:
+    """Return the images that stay, with split and fold, and the refusals of the others.
 
-    Equal prepared pixels with equal labels stay once, the first in the order of digests; with
-    different labels none stays. The images of a published test split always stay, so that figures
-    on it compare with published ones; their twins elsewhere go.
+    Parameters
+    ----------
+    names
+        The labels' names, for the sentences.
+    """
+    stay, refusals = without_duplicates(pairs, names)
+    return assign(stay, rule, refusals), refusals
+
+
+def without_duplicates(
+    pairs: list[Pair], names: tuple[str, ...] = ()
+) -> tuple[list[Pair], list[Refusal]]:
+    """Return which images stay, and the refusals of the others.
+
+    Equal prepared pixels whose known labels agree stay once: the one with most labels known, of the
+    most sealed split, of the first patient, the first in the order given. If a label has two different known values, none
+    stays. The images of a published test split always stay, so that figures on it compare with
+    published ones; their twins elsewhere go.
+
+    Parameters
+    ----------
+    names
+        The labels' names, for the sentences.
     """
     groups: dict[str, list[int]] = {}
-    for place, image in enumerate(taken):
+    for place, (image, _) in enumerate(pairs):
         groups.setdefault(image.pixel_sha256, []).append(place)
     stay: set[int] = set()
     refusals: list[Refusal] = []
     for places in groups.values():
-        official = [place for place in places if taken[place].candidate.official_test]
-        conflict = len({taken[place].candidate.labels for place in places}) > 1
-        kept = official or ([] if conflict else places[:1])
+        official = [place for place in places if pairs[place][1].official_test]
+        conflict = _differing([pairs[place][1] for place in places], names)
+        kept = official or ([] if conflict else [_fullest(pairs, places)])
         stay.update(kept)
-        for place in places:
-            if place in kept:
-                continue
-            digest = taken[place].candidate.source_sha256
-            if conflict:
-                reason = f"{len(places)} files have these pixels and different labels"
-                refusals.append(Refusal(digest, "CONFLICTING_LABEL", reason))
-            else:
-                reason = "the same pixels were taken from another file"
-                refusals.append(Refusal(digest, "DUPLICATE", reason))
-    return [(place, image) for place, image in enumerate(taken) if place in stay], refusals
+        code, reason = "DUPLICATE", "the same pixels were taken from another file"
+        if conflict:
+            code = "CONFLICTING_LABEL"
+            reason = f"{len(places)} files have these pixels and different labels: {conflict}"
+        refusals += [_refusal(pairs[place], code, reason) for place in places if place not in kept]
+    return [pair for place, pair in enumerate(pairs) if place in stay], refusals
 
 
-def assign(stay: list[tuple[int, Taken]], key: bytes) -> list[Chosen]:
-    """Give every image its patient's pseudonym and split.
+def without_near_duplicates(
+    chosen: list[Chosen], pixels: Pixels, progress: Progress
+) -> tuple[list[Chosen], list[Refusal]]:
+    """Refuse images that are almost the same as one of a more sealed split; the sealed one stays.
 
-    Raises
-    ------
-    DatasetError
-        If the label table puts images of one patient into different splits.
+    Parameters
+    ----------
+    pixels
+        Prepared arrays of the images at places of ``chosen``.
     """
-    patients = [_pseudonym(image, key) for _, image in stay]
-    given: dict[str, tuple[Split, str]] = {}
-    faults: list[str] = []
-    for patient, (_, image) in zip(patients, stay, strict=True):
-        split, where = image.candidate.split, image.candidate.where
-        if split is None:
+    leaking = []
+    for pair in near_copies(pixels, len(chosen), progress):
+        first, second = pair.first, pair.second
+        if leaks_between(chosen[first].split, chosen[second].split):
+            head, copy = sorted((first, second), key=lambda k: sealed_rank(chosen[k].split))
+            leaking.append((head, copy, pair.correlation))
+    refused: dict[int, Refusal] = {}
+    # the most sealed first: what is refused for the test split needs no other reason
+    for head, copy, correlation in sorted(leaking, key=lambda p: sealed_rank(chosen[p[0]].split)):
+        if head in refused or copy in refused:
             continue
-        first, place = given.setdefault(patient, (split, where))
-        if first != split:
-            faults.append(
-                f"{where}: split: `{split}`, but {place} puts this patient into `{first}`"
-            )
-    if faults:
-        raise DatasetError("\n".join(faults), mend="give all rows of a patient the same split")
-    return [
-        Chosen(image, place, patient, given[patient][0] if patient in given else split_of(patient))
-        for patient, (place, image) in zip(patients, stay, strict=True)
-    ]
+        image, known = chosen[head].taken, chosen[head].known
+        reason = (
+            f"almost the same picture as {named(image.source_sha256, known.line)} of "
+            f"{chosen[head].split} (correlation {correlation:.3f})"
+        )
+        own = chosen[copy]
+        refused[copy] = _refusal((own.taken, own.known), "NEAR_DUPLICATE", reason)
+    return [one for place, one in enumerate(chosen) if place not in refused], list(refused.values())
 
 
-def _pseudonym(image: Taken, key: bytes) -> str:
-    # a file without a patient is its own; the prefix keeps it apart from every identifier
-    own = f"file:{image.candidate.source_sha256}:{image.pixel_sha256}"
-    return pseudonym(key, image.patient or own)
+def _fullest(pairs: list[Pair], places: list[int]) -> int:
+    # of two patients who share all their photographs, one then keeps all of them
+    def order(place: int) -> tuple[int, int, str, int]:
+        known = pairs[place][1]
+        missing = known.labels.count(None)
+        return missing, sealed_rank(known.split or "train"), known.patient, place
+
+    return min(places, key=order)
+
+
+def _differing(known: list[Known], names: tuple[str, ...]) -> str:
+    phrases = []
+    for column, values in enumerate(zip(*(one.labels for one in known), strict=True)):
+        different = sorted({value for value in values if value is not None})
+        if len(different) > 1:
+            name = names[column] if column < len(names) else f"label {column + 1}"
+            phrases.append(f"`{name}` {' and '.join(map(str, different))}")
+    return ", ".join(phrases)
+
+
+def _refusal(pair: Pair, code: str, reason: str) -> Refusal:
+    image, known = pair
+    return Refusal(
+        image.source_sha256,
+        code,
+        reason,
+        frame=image.frame,
+        place_key=image.place_key,
+        label_line=known.line,
+        pixel_sha256=image.pixel_sha256,
+        patient=known.patient,
+    )

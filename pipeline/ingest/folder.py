@@ -1,80 +1,126 @@
-"""A folder that appears whole or not at all."""
+"""A folder that appears, or is replaced, whole or not at all; and the hidden one beside it where it is made."""
 
+import ctypes
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_schemas.errors import UsageError
 
-_LOCK = ".lock"
+_LOCK = "lock"
+_OLD = "old"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
-def check_target(out: Path, *, force: bool, mark: str) -> None:
-    """Raise UsageError if ``out`` holds something that must not be overwritten.
+def check_target(out: Path, mark: str) -> None:
+    """Raise UsageError if ``out`` holds something other than a folder with the file ``mark``.
 
-    Even with ``force`` only a folder that has the file ``mark`` is replaced: never somebody's own.
+    Nothing but our own is ever replaced.
     """
     if not out.exists():
         return
     if not out.is_dir():
         raise UsageError("is a file; a folder is written here", where=out)
-    if not any(out.iterdir()):
-        return
-    if not force:
+    if any(out.iterdir()) and not (out / mark).is_file():
         raise UsageError(
-            "the folder is not empty", where=out, mend="choose another, or use --force"
+            f"the folder is not empty and has no {mark}: it is not replaced",
+            where=out,
+            mend="choose another folder",
         )
-    if not (out / mark).is_file():
-        raise UsageError(f"the folder has no {mark}: it is not replaced", where=out)
 
 
 @contextmanager
-def building(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``out``; on success flush it to disk and rename it to ``out``.
+def part_of(out: Path) -> Iterator[Path]:
+    """Yield the hidden folder ``.NAME.part`` beside ``out``, which nobody else uses meanwhile.
 
-    On an exception it is removed. A killed process leaves it behind under a hidden name; the next
-    run for the same target sweeps it away, which its lock shows to be dead.
+    What an earlier process left in it is still there. It stays until :func:`publish` or
+    :func:`discard`.
+
+    Raises
+    ------
+    UsageError
+        If another process works on the same target.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(out)
-    part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
+    part = out.parent / f".{out.name}.part"
+    handle = _lock(part, out)
     try:
-        with (part / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield part
-            (part / _LOCK).unlink()
-            _flush(part)
-            part.chmod(0o755)
-            _rename(part, out)
+        if (part / _OLD).exists() and not out.exists():
+            (part / _OLD).rename(out)  # killed between the two halves of a replacement
+        yield part
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        os.close(handle)
 
 
-def _sweep(out: Path) -> None:
-    for part in out.parent.glob(f".{out.name}.*.part"):
-        with suppress(OSError), (part / _LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
+def _lock(part: Path, out: Path) -> int:
+    while True:
+        part.mkdir(parents=True, exist_ok=True)
         try:
-            os.fsync(handle)
-        finally:
+            handle = os.open(part / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the other process finished between the two lines
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
             os.close(handle)
+            raise UsageError(
+                "another process is writing this data set", where=out, mend="wait until it ends"
+            ) from error
+        if _same_file(handle, part / _LOCK):
+            return handle
+        os.close(handle)  # it locked a file that the other process removed just then
 
 
-def _rename(part: Path, out: Path) -> None:
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def clear(part: Path) -> None:
+    """Remove everything from the hidden folder but its lock."""
+    for path in part.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+
+
+def discard(part: Path) -> None:
+    """Remove the hidden folder."""
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def publish(new: Path, out: Path, part: Path) -> None:
+    """Flush ``new`` to disk, put it in the place of ``out`` in one step, and remove the hidden folder."""
+    for path in [*new.rglob("*"), new]:
+        _sync(path)
     if not out.exists():
-        part.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
-    out.rename(old / out.name)
-    part.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+        new.rename(out)
+    elif not _exchange(new, out):
+        shutil.rmtree(part / _OLD, ignore_errors=True)
+        out.rename(part / _OLD)
+        new.rename(out)
+    _sync(out.parent)
+    discard(part)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    # Linux renameat2(2) swaps two names at once; elsewhere, and on file systems without it, False
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    result = call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return bool(result == 0)

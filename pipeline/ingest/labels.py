@@ -1,41 +1,44 @@
-"""A label table to labels: which column says which image, patient, side and split, and which are labels."""
+"""A label table to labels: which column says which image, patient, side, site and split, and which are labels."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import get_args
 
-from data_schemas.terms import SPLITS, LabelKind, Laterality, Split
+from data_schemas.terms import SPLITS, Laterality, Split
+from pipeline.ingest.columns import ROLES, LabelColumn, Reader, label_name
 from pipeline.ingest.table import Table, raise_faults
 
-_MOST_CLASSES = 32
-_MOSTLY = 0.9
-_ROLES = ("image", "source_sha256", "patient", "laterality", "split")
-_INTEGER = re.compile(r"-?\d+(\.0*)?")
-_TRUTH = {"true": "1", "false": "0"}
+__all__ = ["LabelColumn", "Labels", "Row", "read_labels"]
+
+_KEYS = ("image", "source_sha256", "sop_instance_uid", "patient")
+_ALIASES = {
+    "image": ("file", "filename", "file_name", "path", "image_path", "image_file"),
+    "sop_instance_uid": ("sopinstanceuid",),
+    "patient": ("patient_id", "patientid", "subject_id"),
+    "laterality": ("eye", "side"),
+    "site": ("institution", "hospital"),
+}
 _SIDES: dict[str, Laterality] = {
     "OD": "R", "OS": "L", "OU": "B", "RIGHT": "R", "LEFT": "L", "BOTH": "B", "": "U",
     **{side: side for side in get_args(Laterality)},
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class LabelColumn:
-    """A label's name, kind and classes, as the table shows them."""
-
-    name: str
-    kind: LabelKind
-    classes: tuple[str, ...]
+_LONGEST_SITE = 64
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Row:
-    """What the table says about one image. ``patient`` is raw: no ``repr``, never logged."""
+    """What the table says about one image. Identifiers are raw: no ``repr``, never logged."""
 
     where: str
+    line: int
     image: str
     source_sha256: str
+    sop_instance_uid: str
     patient: str
     laterality: Laterality
+    site: str
     split: Split | None
     labels: tuple[int | None, ...]
 
@@ -45,20 +48,30 @@ class Labels:
     """A checked label table."""
 
     columns: tuple[LabelColumn, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = field(repr=False)
     remarks: tuple[str, ...]
+    folder: Path = field(default=Path(), repr=False)
+    """Where the table lies."""
+    sided: bool = False
+    """There is a column of sides: a row about a patient is about one eye where it names one."""
 
 
-def read_labels(table: Table, only: tuple[str, ...] = ()) -> Labels:
+def read_labels(
+    table: Table,
+    only: tuple[str, ...] = (),
+    ordinal: Mapping[str, tuple[str, ...]] | None = None,
+) -> Labels:
     """Check a table and return its labels.
 
-    Every column that is not one of image, source_sha256, patient, laterality and split is a label
-    if its values are small non-negative whole numbers; other columns are ignored with a remark.
+    Every column that is no role (:data:`ROLES`) is a label if it holds small whole numbers or a few
+    words; other columns are ignored with a remark. An empty cell means: not known.
 
     Parameters
     ----------
     only
         Names of the labels to use; empty: all that are found.
+    ordinal
+        Labels whose classes have an order, which is the numbers' own, or the words given here.
 
     Raises
     ------
@@ -67,101 +80,91 @@ def read_labels(table: Table, only: tuple[str, ...] = ()) -> Labels:
     """
     faults: list[str] = []
     remarks: list[str] = []
-    if not {"image", "source_sha256"} & set(table.columns):
-        known = ", ".join(table.columns)
-        faults.append(f"{table.name}: no column `image` or `source_sha256`; it has: {known}")
+    roles = _roles(table, remarks)
+    if not set(_KEYS) & set(roles):
+        faults.append(_no_key(table))
+    patients = table.columns[roles["patient"]] if "patient" in roles else None
+    orders = {label_name(name): words for name, words in (ordinal or {}).items()}
+    reader = Reader(table, patients, orders, faults, remarks)
+    wanted = {label_name(name) for name in only}
     found: dict[str, tuple[LabelColumn, list[int | None]]] = {}
-    for title, cells in table.columns.items():
-        if title in _ROLES:
+    for title in table.columns:
+        name = label_name(title)
+        if title in roles.values() or (wanted and name not in wanted):
             continue
-        name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
-        if only and title not in only and name not in only:
-            continue
-        wanted = bool(only)
-        values = _label_values(table, title, cells, (wanted, faults, remarks))
-        if values is None:
+        column = reader.read(title, wanted=bool(wanted) or name in orders)
+        if column is None:
             continue
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             faults.append(f"{table.name}: {title}: a label's name must begin with a letter a-z")
         elif name in found:
             faults.append(f"{table.name}: {title}: another column is called `{name}`, too")
         else:
-            found[name] = (_column(name, values), values)
-    missing = [name for name in only if name not in found and name not in table.columns]
-    faults += [f"{table.name}: {name}: no such label column" for name in missing]
-    rows = _rows(table, [values for _, values in found.values()], faults)
+            found[name] = column
+    names = {label_name(title) for title in table.columns if title not in roles.values()}
+    faults += [
+        f"{table.name}: {name}: no such label column"
+        for name in dict.fromkeys([*only, *(ordinal or {})])
+        if label_name(name) not in names
+    ]
+    rows = _rows(table, roles, [values for _, values in found.values()], faults)
     raise_faults(faults)
-    return Labels(tuple(column for column, _ in found.values()), tuple(rows), tuple(remarks))
+    columns = tuple(column for column, _ in found.values())
+    return Labels(columns, tuple(rows), tuple(remarks), table.folder, "laterality" in roles)
 
 
-def _column(name: str, values: list[int | None]) -> LabelColumn:
-    present = {value for value in values if value is not None}
-    if present <= {0, 1}:
-        return LabelColumn(name, "binary", ("0", "1"))
-    return LabelColumn(name, "classes", tuple(str(k) for k in range(max(present) + 1)))
+def _roles(table: Table, remarks: list[str]) -> dict[str, str]:
+    """Return role -> the title of its column."""
+    titles = {label_name(title): title for title in reversed(table.columns)}
+    roles = {role: titles[role] for role in ROLES if role in titles}
+    for role, aliases in _ALIASES.items():
+        alias = next((alias for alias in aliases if alias in titles), None)
+        if role not in roles and alias is not None:
+            roles[role] = titles[alias]
+            remarks.append(f"column `{titles[alias]}` is taken as `{role}`")
+    return roles
 
 
-def _label_values(
-    table: Table, title: str, cells: list[str], how: tuple[bool, list[str], list[str]]
-) -> list[int | None] | None:
-    # the column as integers (None: empty), or None if it is no label
-    wanted, faults, remarks = how
-    cells = [_TRUTH.get(cell.lower(), cell) for cell in cells]
-    filled = [cell for cell in cells if cell]
-    whole = [cell for cell in filled if _INTEGER.fullmatch(cell)]
-    if len(whole) < len(filled):
-        if not wanted and len(whole) < _MOSTLY * len(filled):
-            remarks.append(f"column `{title}` is text: ignored")
-            return None
-        faults += [
-            f"{table.where(row)}: {title}: {cell!r} is not a whole number; mend it or empty the cell"
-            for row, cell in enumerate(cells)
-            if cell and not _INTEGER.fullmatch(cell)
-        ]
-        return None
-    if not whole:
-        if wanted:
-            faults.append(f"{table.name}: {title}: the column is empty")
-        return None
-    values = [int(cell.partition(".")[0]) if cell else None for cell in cells]
-    small = [value for value in values if value is not None and 0 <= value < _MOST_CLASSES]
-    if len(small) < len(whole):
-        if wanted:
-            faults += [
-                f"{table.where(row)}: {title}: {value} is no class; they are 0..{_MOST_CLASSES - 1}"
-                for row, value in enumerate(values)
-                if value is not None and not 0 <= value < _MOST_CLASSES
-            ]
-        else:
-            remarks.append(f"column `{title}` goes beyond 0..{_MOST_CLASSES - 1}: ignored")
-        return None
-    return values
+def _no_key(table: Table) -> str:
+    what = f"{table.name}: no column {', '.join(f'`{key}`' for key in _KEYS[:-1])} or `patient`"
+    # without a header, the first row stands here: identifiers, perhaps
+    if any(re.search(r"[\d.^/\\]", title) for title in table.columns):
+        return f"{what}; is its first line a header?"
+    return f"{what}; it has: {', '.join(table.columns)}"
 
 
-def _rows(table: Table, labels: list[list[int | None]], faults: list[str]) -> list[Row]:
-    count = len(table.lines)
-    blank = [""] * count
-    images = table.columns.get("image", blank)
-    digests = [cell.lower() for cell in table.columns.get("source_sha256", blank)]
-    sides = table.columns.get("laterality", blank)
-    splits = table.columns.get("split", blank)
-    patients = table.columns.get("patient", blank)
-    seen: dict[str, str] = {}
+def _rows(
+    table: Table, roles: dict[str, str], labels: list[list[int | None]], faults: list[str]
+) -> list[Row]:
+    blank = [""] * len(table.lines)
+    cells = {role: table.columns[roles[role]] if role in roles else blank for role in ROLES}
     rows = []
-    for k in range(count):
+    for k, line in enumerate(table.lines):
         where = table.where(k)
-        name = images[k] or digests[k]
-        if not name:
+        if not any(cells[key][k] for key in _KEYS):
             faults.append(f"{where}: names no image")
-        elif name in seen:
-            faults.append(f"{where}: names the same image as {seen[name]}")
-        seen.setdefault(name, where)
-        side = _SIDES.get(sides[k].upper())
+        side = _SIDES.get(cells["laterality"][k].upper())
         if side is None:
-            faults.append(f"{where}: laterality: {sides[k]!r} is none of L, R, B, U")
-        split = next((known for known in SPLITS if known == splits[k].lower()), None)
-        if splits[k] and split is None:
-            faults.append(f"{where}: split: {splits[k]!r} is none of {', '.join(SPLITS)}")
-        values = tuple(column[k] for column in labels)
-        rows.append(Row(where, images[k], digests[k], patients[k], side or "U", split, values))
+            faults.append(f"{where}: laterality: is none of L, R, B, U")
+        given = cells["split"][k].lower()
+        split = next((known for known in SPLITS if known == given), None)
+        if given and split is None:
+            faults.append(f"{where}: split: is none of {', '.join(SPLITS)}")
+        site = cells["site"][k]
+        if len(site) > _LONGEST_SITE:
+            faults.append(f"{where}: site: is longer than {_LONGEST_SITE} characters")
+        rows.append(
+            Row(
+                where=where,
+                line=line,
+                image=cells["image"][k],
+                source_sha256=cells["source_sha256"][k].lower(),
+                sop_instance_uid=cells["sop_instance_uid"][k],
+                patient=cells["patient"][k],
+                laterality=side or "U",
+                site=site,
+                split=split,
+                labels=tuple(column[k] for column in labels),
+            )
+        )
     return rows

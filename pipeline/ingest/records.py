@@ -80,6 +80,10 @@ class Refusal:
     label_line: int = 0
     thumbnail: bytes | None = None
     """A small JPEG of the prepared picture, where there was one."""
+    pixel_sha256: str = ""
+    """Digest of the prepared array, where there was one."""
+    patient: str = ""
+    """Pseudonym, where it is known."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -1,5 +1,6 @@
 """Opens a data set folder: its documents checked, its pixels memory-mapped."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from data_schemas.contract import Contract
 from data_schemas.dataset import MANIFEST_COLUMNS, DatasetInfo
 from data_schemas.errors import DatasetError, HilumError
 from data_schemas.terms import SPLITS
-from pipeline.ingest.ingest import CONTRACT, INFO, MANIFEST
+from pipeline.ingest.write import CONTRACT, INFO, MANIFEST, REFUSED
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class Dataset:
         return np.flatnonzero(self._strings("split") == split)
 
     def labels(self, name: str) -> NDArray[np.int64]:
-        """Return a label's values of all images, int64 [images]."""
+        """Return a label's values of all images, int64 [images]; -1 where the value is not known."""
         column = f"label_{name}"
         if column not in self.manifest.column_names:
             known = ", ".join(label.name for label in self.info.labels) or "none"
             raise DatasetError(
                 f"the data set has no label `{name}`", where=self.folder, mend=f"labels: {known}"
             )
-        values: NDArray[Any] = self.manifest[column].to_numpy()
+        values: NDArray[Any] = self.manifest[column].fill_null(-1).to_numpy()
         return values.astype(np.int64)
 
     def patients(self) -> NDArray[np.str_]:
@@ -60,6 +61,27 @@ class Dataset:
             if len(here):
                 out[here] = pixels[row[here]]
         return out
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of one prepared array, read from its file: nothing stays mapped in memory."""
+        name = self.info.shards[self._shard[index]]
+        length = self.info.size**2 * self.info.channels
+        with (self.folder / name).open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            np.lib.format.read_array_header_1_0(stream)
+            stream.seek(int(self._row[index]) * length, os.SEEK_CUR)
+            pixels: bytes = stream.read(length)
+        return pixels
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """Return the rows of ``refusals.parquet``, without their thumbnails."""
+        path = self.folder / REFUSED
+        try:
+            names = [name for name in pq.read_schema(path).names if name != "thumbnail"]
+            rows: list[dict[str, Any]] = pq.read_table(path, columns=names).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError("the refusals are missing or can't be read", where=path) from error
+        return rows
 
     def _strings(self, column: str) -> NDArray[np.str_]:
         return np.array(self.manifest[column].to_pylist(), dtype=np.str_)

@@ -1,8 +1,10 @@
-"""A label table as columns of text with the line of every row: CSV or Parquet, whatever wrote it."""
+"""A label table as columns of text with the line of every row: CSV, Parquet or JSON, whatever wrote it."""
 
 import csv
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,11 +14,13 @@ from data_schemas.errors import DatasetError
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Column name -> cells, stripped; and each row's place (a CSV's line, a Parquet's row)."""
+    """Column name -> cells, stripped; and each row's place (a CSV's line, another's row)."""
 
     name: str
     columns: dict[str, list[str]]
     lines: list[int]
+    folder: Path = field(default=Path(), repr=False)
+    """Where the table lies: its paths may be relative to it."""
 
     def where(self, row: int) -> str:
         """Return ``file:line`` of a row."""
@@ -24,7 +28,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read a label table.
+    """Read a label table: CSV, Parquet, a JSON array of objects, or one JSON object in each line.
 
     Raises
     ------
@@ -34,20 +38,31 @@ def read_table(path: Path) -> Table:
     if not path.is_file():
         raise DatasetError("no such label table", where=path)
     with path.open("rb") as stream:
-        magic = stream.read(4)
-    table = _parquet(path) if magic == b"PAR1" else _csv(path)
+        head = stream.read(4096)
+    if head[:4] == b"PAR1":
+        table = _parquet(path)
+    elif head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
+        table = _json(path)
+    else:
+        table = _csv(path)
     if not table.lines:
         raise DatasetError("the label table has no rows", where=path)
     return table
 
 
-def _csv(path: Path) -> Table:
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(
-            "the label table is neither UTF-8 CSV nor Parquet", where=path, mend="save it as UTF-8"
+            "the label table is neither UTF-8 CSV or JSON nor Parquet",
+            where=path,
+            mend="save it as UTF-8",
         ) from error
+
+
+def _csv(path: Path) -> Table:
+    text = _text(path)
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
@@ -74,7 +89,8 @@ def _csv(path: Path) -> Table:
         ) from error
     raise_faults(faults)
     names = header or []
-    return Table(path.name, {name: [r[k] for r in rows] for k, name in enumerate(names)}, lines)
+    columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
+    return Table(path.name, columns, lines, path.parent)
 
 
 def _parquet(path: Path) -> Table:
@@ -83,11 +99,52 @@ def _parquet(path: Path) -> Table:
     except (pa.ArrowException, OSError) as error:
         raise DatasetError("the Parquet file can't be read", where=path) from error
     raise_faults(_header_faults(table.column_names, path.name))
-    columns = {
-        name: ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]
-        for name, cells in table.to_pydict().items()
-    }
-    return Table(path.name, columns, list(range(1, table.num_rows + 1)))
+    columns = {name: [_cell(cell) for cell in cells] for name, cells in table.to_pydict().items()}
+    return Table(path.name, columns, list(range(1, table.num_rows + 1)), path.parent)
+
+
+def _json(path: Path) -> Table:
+    """Read JSON; the place of a row is its line in JSON lines, and its number in an array."""
+    rows = _json_rows(path)
+    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    faults = _header_faults(names, path.name)
+    for line, row in rows:
+        nested = [name for name, cell in row.items() if isinstance(cell, dict | list)]
+        faults += [f"{path.name}:{line}: {name}: is no single value" for name in nested]
+    raise_faults(faults)
+    columns = {name: [_cell(row.get(name)) for _, row in rows] for name in names}
+    return Table(path.name, columns, [line for line, _ in rows], path.parent)
+
+
+def _json_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    text = _text(path)
+    try:
+        if text.lstrip().startswith("["):
+            found = list(enumerate(json.loads(text), start=1))
+        else:
+            lines = enumerate(text.split("\n"), start=1)
+            found = [(line, json.loads(row)) for line, row in lines if row.strip()]
+        text.encode()
+        json.dumps([row for _, row in found], ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        # the message quotes the place, not the text
+        what = str(error) if isinstance(error, json.JSONDecodeError) else "its text can't be read"
+        raise DatasetError(
+            f"is neither a JSON array nor JSON lines: {what}", where=path.name
+        ) from error
+    wrong = [line for line, row in found if not isinstance(row, dict)]
+    raise_faults([f"{path.name}:{line}: is no JSON object" for line in wrong])
+    return found
+
+
+def _cell(cell: object) -> str:
+    if cell is None or cell != cell:
+        return ""
+    if isinstance(cell, bool):
+        return str(int(cell))
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell).strip()
 
 
 def _header_faults(header: list[str], where: str) -> list[str]:
@@ -96,11 +153,15 @@ def _header_faults(header: list[str], where: str) -> list[str]:
     return faults + [f"{where}: {name}: stands twice in the header" for name in twice]
 
 
-def raise_faults(faults: list[str], most: int = 50) -> None:
+def raise_faults(
+    faults: list[str],
+    most: int = 50,
+    mend: str = "mend these lines of the label table and run again",
+) -> None:
     """Raise one DatasetError with all faults (after ``most`` only their number), if there are any."""
     if not faults:
         return
     shown = faults[:most]
     if len(faults) > most:
         shown.append(f"... and {len(faults) - most} more")
-    raise DatasetError("\n".join(shown), mend="mend these lines of the label table and run again")
+    raise DatasetError("\n".join(shown), mend=mend)

@@ -1,103 +1,169 @@
-"""Takes candidates one by one, in parallel and in order: each ends as an image or a refusal."""
+"""Takes one file: fetch, decode, prepare. It ends as images or as a refusal. Runs in worker processes."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data_schemas.contract import Contract
 from data_schemas.errors import ImageError
 from data_schemas.files import sha256
-from data_schemas.terms import Format, Laterality
-from pipeline.imaging.instance import Instance
+from pipeline.imaging.instance import Instance, Prepared
+from pipeline.imaging.limits import check_file
 from pipeline.imaging.prepare import prepare
-from pipeline.ingest.candidates import Candidate
-
-In = TypeVar("In")
-Out = TypeVar("Out")
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A file that was not taken, and why."""
-
-    source_sha256: str
-    code: str
-    reason: str
+from pipeline.imaging.read import from_array, instances
+from pipeline.ingest.patients import place_key, pseudonym
+from pipeline.ingest.records import Refusal, SourceFile, Taken
+from pipeline.ingest.thumbnail import thumbnail
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Taken:
-    """A prepared image with what the manifest says about it. ``patient`` is raw, "" if unknown."""
+class Image:
+    """A taken image and its pixels, on their way to the spool."""
 
-    candidate: Candidate
+    taken: Taken
     pixels: bytes
-    pixel_sha256: str
-    patient: str
-    laterality: Laterality
-    format: Format
-    modality: str
-    rows: int
-    columns: int
-    warnings: tuple[str, ...]
 
 
-def take(candidate: Candidate, contract: Contract) -> Taken | Refusal:
-    """Read and prepare one candidate. What is wrong with the file comes before a missing label."""
-    digest = candidate.source_sha256
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The file's bytes were taken before, and needn't be decoded again."""
+
+    source_sha256: str
+
+
+Outcome = Image | Refusal | Seen
+
+
+def take_file(
+    file: SourceFile, contract: Contract, key: bytes, known: NDArray[np.bytes_] | None = None
+) -> Iterator[Outcome]:
+    """Take every image of one file; always at least one outcome, never an exception.
+
+    Raw identifiers become pseudonyms here and go no further.
+
+    Parameters
+    ----------
+    known
+        Digests of files that were taken before, as :func:`sorted_digests` returns them.
+    """
+    place = place_key(key, file.place)
     try:
-        instance = candidate.read(contract)
+        if file.size >= 0:
+            check_file(file.size, contract.limits)
+        data = file.fetch()
+    except ImageError as error:
+        yield Refusal("", error.code, error.what, place_key=place)
+        return
+    except Exception:  # noqa: BLE001 - a file system, an archive, a network: each has its own
+        reason = "the file can't be read from its storage"
+        yield Refusal("", "CORRUPT", reason, place_key=place)
+        return
+    # only where it is needed: reading a sound file computes its digest, too
+    digest = cache(partial(_digest, data))
+    if known is not None and _is_known(digest(), known):
+        yield Seen(digest())
+        return
+    try:
+        for frame, found in enumerate(_instances(data, contract)):
+            if isinstance(found, ImageError):
+                yield Refusal(digest(), found.code, found.what, frame, place)
+            else:
+                yield _outcome(found, contract, key, file, place)
+    except ImageError as error:
+        yield Refusal(digest(), error.code, error.what, place_key=place)
+    except MemoryError:
+        reason = "decoding needs more memory than the limit"
+        yield Refusal(digest(), "DECODER_DIED", reason, place_key=place)
+    except Exception as error:  # noqa: BLE001 - one bad file must not end the batch
+        # the message may hold a piece of the header: the kind of fault is enough
+        reason = f"the reader failed with {type(error).__name__}"
+        yield Refusal(digest(), "CORRUPT", reason, place_key=place)
+
+
+def digest_of(file: SourceFile) -> str:
+    """Return the digest of a file whose decoder died; empty if it can't be read."""
+    try:
+        return _digest(file.fetch())
+    except (OSError, ImageError):
+        return ""
+
+
+def sorted_digests(digests: Iterable[str]) -> NDArray[np.bytes_] | None:
+    """Return digests as 32 bytes each, sorted, so that many of them fit into a worker; None if none."""
+    packed = np.array([bytes.fromhex(digest) for digest in digests], "S32")
+    return np.sort(packed) if len(packed) else None
+
+
+def _is_known(digest: str, known: NDArray[np.bytes_]) -> bool:
+    sought = np.array([bytes.fromhex(digest)], "S32")
+    place = int(np.searchsorted(known, sought)[0])
+    return place < len(known) and bool(known[place : place + 1] == sought)
+
+
+def _instances(data: bytes | NDArray[Any], contract: Contract) -> Iterable[Instance | ImageError]:
+    if isinstance(data, np.ndarray):
+        return (from_array(data),)
+    return instances(data, contract)
+
+
+def _digest(data: bytes | NDArray[Any]) -> str:
+    return sha256(np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else data)
+
+
+def _outcome(
+    instance: Instance, contract: Contract, key: bytes, file: SourceFile, place: str
+) -> Outcome:
+    try:
         prepared = prepare(instance, contract)
     except ImageError as error:
-        return Refusal(digest, error.code, error.what)
-    except OSError:
-        return Refusal(digest, "CORRUPT", "the file can't be read from its storage")
-    if candidate.labels is None:
-        return Refusal(digest, "NO_LABEL", "the label table has no row for this file")
-    if None in candidate.labels:
-        return Refusal(digest, "NO_LABEL", "a label of this file is empty in the table")
+        digest = instance.source_sha256
+        return Refusal(digest, error.code, error.what, instance.frame, place)
     if not prepared.quality.sufficient:
-        return Refusal(digest, "UNGRADABLE", "; ".join(prepared.quality.reasons))
-    laterality, remarks = _side(candidate, instance)
+        return Refusal(
+            instance.source_sha256,
+            "UNGRADABLE",
+            "; ".join(prepared.quality.reasons),
+            frame=instance.frame,
+            place_key=place,
+            thumbnail=thumbnail(prepared.pixels),
+        )
     pixels = prepared.pixels.tobytes()
+    return Image(_taken(instance, prepared, sha256(pixels), key, file, place), pixels)
+
+
+def _taken(
+    instance: Instance,
+    prepared: Prepared,
+    pixel_sha256: str,
+    key: bytes,
+    file: SourceFile,
+    place: str,
+) -> Taken:
     return Taken(
-        candidate=candidate,
-        pixels=pixels,
-        pixel_sha256=sha256(pixels),
-        patient=candidate.patient or instance.patient_key,
-        laterality=laterality,
+        source_sha256=instance.source_sha256,
+        frame=instance.frame,
+        pixel_sha256=pixel_sha256,
+        place_key=place,
+        instance_key=_hashed(key, "instance:", instance.instance_key),
+        patient=_hashed(key, "", instance.patient_key),
+        site=_hashed(key, "site:", instance.site_key),
+        laterality=instance.laterality,
+        view=instance.view,
+        device=instance.device,
         format=instance.format,
         modality=instance.modality,
         rows=instance.rows,
         columns=instance.columns,
-        warnings=(*prepared.warnings, *remarks),
+        features=dict(prepared.quality.features),
+        warnings=prepared.warnings,
+        spool_row=-1,
+        given=file.given,
     )
 
 
-def _side(candidate: Candidate, instance: Instance) -> tuple[Laterality, tuple[str, ...]]:
-    # a person wrote the table for these images; the header comes second, but a difference is told
-    table, header = candidate.laterality, instance.laterality
-    if table == "U":
-        return header, ()
-    if header not in ("U", table):
-        return table, (f"laterality {table} in the table, {header} in the header",)
-    return table, ()
-
-
-def in_order(things: Sequence[In], function: Callable[[In], Out]) -> Iterator[Out]:
-    """Yield ``function(thing)`` in the order of ``things``, some of them computed ahead in threads.
-
-    Decoders let go of the interpreter's lock. Only a few results wait at a time, so that memory
-    doesn't grow with the folder.
-    """
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    waiting: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        for thing in things:
-            waiting.append(pool.submit(function, thing))
-            if len(waiting) >= 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def _hashed(key: bytes, kind: str, text: str) -> str:
+    return pseudonym(key, kind + text) if text else ""

@@ -43,12 +43,12 @@ def positive(output: Output, logits: Floats) -> Floats:
 
 
 def is_positive(output: Output, truth: Ints) -> Ints:
-    """Return 1 where a label [N] is one of the output's positive classes, else 0."""
+    """Return 1 where a known label [N] is one of the output's positive classes, else 0."""
     return np.isin(truth, output.positive_classes).astype(np.int64)
 
 
 def tune_metrics(head: Head, logits: Floats, targets: Ints) -> dict[str, float]:
-    """Return ``tune/...`` metrics; ``nan`` where a class is missing.
+    """Return ``tune/...`` metrics over the labels that are known; ``nan`` where a class is missing.
 
     ``tune/auc`` is the mean over labels; of classes, it is the mean over those present of one
     against the rest (MedMNIST's official score), and ``tune/auc_positive`` is of the verdict.
@@ -56,14 +56,18 @@ def tune_metrics(head: Head, logits: Floats, targets: Ints) -> dict[str, float]:
     metrics: dict[str, float] = {}
     aucs, losses, right, briers = [], [], [], []
     for place, output in enumerate(head.outputs):
-        truth = targets[:, place]
-        found = shares(output, logits)
+        known = targets[:, place] >= 0
+        truth, own_logits = targets[known, place], logits[known]
+        if not len(truth):
+            metrics[f"tune/auc_{output.label}"] = math.nan
+            continue
+        found = shares(output, own_logits)
         if head.kind == "binary":
-            auc = statistics.auc(truth, logits[:, output.columns[0]])
+            auc = statistics.auc(truth, own_logits[:, output.columns[0]])
         else:
             auc = _mean_of_defined(np.asarray(statistics.one_vs_rest_auc(truth, found)))
             metrics["tune/auc_positive"] = statistics.auc(
-                is_positive(output, truth), positive(output, logits)
+                is_positive(output, truth), positive(output, own_logits)
             )
         if len(head.outputs) > 1:
             metrics[f"tune/auc_{output.label}"] = auc

@@ -53,7 +53,8 @@ def resolve_head(plan: Plan, info: DatasetInfo) -> Head:
         If a label doesn't exist, kinds are mixed, or the primary label or a class is wrong.
     """
     labels = [_label(name, info) for name in plan.labels or _only_label(info)]
-    kinds = {label.kind for label in labels}
+    # the grades of an ordinal label are classes that exclude one another
+    kinds = {"binary" if label.kind == "binary" else "classes" for label in labels}
     if len(kinds) > 1 or (kinds == {"classes"} and len(labels) > 1):
         described = ", ".join(f"{label.name} ({label.kind})" for label in labels)
         raise TrainingError(
@@ -134,10 +135,9 @@ class Balance:
 
 
 def balance(head: Head, targets: Ints, how: str) -> Balance:
-    """Work out the balance for training labels ``targets`` [n, L]."""
-    hot = _one_hot(head, targets)
-    n = len(targets)
-    frequency = (hot.sum(0) + 0.5) / (n + 1.0)
+    """Work out the balance for training labels ``targets`` [n, L]; -1 is not known and doesn't count."""
+    hot, known = _one_hot(head, targets)
+    frequency = (hot.sum(0) + 0.5) / (known.sum(0) + 1.0)
     if head.kind == "binary":
         bias = np.log(frequency / (1 - frequency))
     else:
@@ -145,7 +145,7 @@ def balance(head: Head, targets: Ints, how: str) -> Balance:
     even = Balance(None, np.ones(head.columns), np.zeros(head.columns), bias)
     if how == "loss":
         return _by_loss(head, frequency, even)
-    return _by_sampling(head, targets, hot, even) if how == "sampler" else even
+    return _by_sampling(head, targets, (hot, known), even) if how == "sampler" else even
 
 
 def _by_loss(head: Head, frequency: Floats, even: Balance) -> Balance:
@@ -157,12 +157,19 @@ def _by_loss(head: Head, frequency: Floats, even: Balance) -> Balance:
     return replace(even, weight=weight, shift=np.log(weight))
 
 
-def _by_sampling(head: Head, targets: Ints, hot: Floats, even: Balance) -> Balance:
+def _by_sampling(head: Head, targets: Ints, coded: tuple[Floats, Floats], even: Balance) -> Balance:
+    hot, known = coded
     primary = targets[:, head.primary_index]
-    chance = (1.0 / np.bincount(primary)[primary]) ** TEMPER
+    asked = primary >= 0
+    if not asked.any():
+        return even
+    chance = np.zeros(len(primary))
+    chance[asked] = (1.0 / np.bincount(primary[asked])[primary[asked]]) ** TEMPER
+    # an image without the primary label is there for the other ones: as often as the mean image
+    chance[~asked] = chance[asked].mean()
     chance = chance / chance.sum()
-    drawn = np.clip(chance @ hot, 1e-6, 1 - 1e-6)
-    natural = np.clip(hot.mean(0), 1e-6, 1 - 1e-6)
+    drawn = np.clip(chance @ hot / np.maximum(chance @ known, 1e-12), 1e-6, 1 - 1e-6)
+    natural = np.clip(hot.sum(0) / np.maximum(known.sum(0), 1), 1e-6, 1 - 1e-6)
     if head.kind == "binary":
         shift = np.log(drawn / (1 - drawn)) - np.log(natural / (1 - natural))
     else:
@@ -170,14 +177,17 @@ def _by_sampling(head: Head, targets: Ints, hot: Floats, even: Balance) -> Balan
     return replace(even, chance=chance, shift=shift)
 
 
-def _one_hot(head: Head, targets: Ints) -> Floats:
+def _one_hot(head: Head, targets: Ints) -> tuple[Floats, Floats]:
+    # columns that are 1, and columns whose value is known
+    known = np.asarray(targets >= 0, np.float64)
     if head.kind == "binary":
-        return np.asarray(targets == 1, np.float64)
-    return np.asarray(np.eye(head.columns)[targets[:, 0]], np.float64)
+        return np.asarray(targets == 1, np.float64), known
+    hot = np.eye(head.columns)[np.maximum(targets[:, 0], 0)] * known
+    return hot, np.repeat(known, head.columns, axis=1)
 
 
 class Objective:
-    """Cross-entropy of logits [n, K] with labels [n, L]: sigmoids, or one softmax."""
+    """Cross-entropy of logits [n, K] with labels [n, L]: sigmoids, or one softmax. -1 doesn't count."""
 
     def __init__(self, head: Head, given: Balance, smoothing: float, device: torch.device) -> None:
         self._kind, self._smoothing = head.kind, smoothing
@@ -185,24 +195,29 @@ class Objective:
         self._shift = torch.tensor(given.shift, dtype=torch.float32, device=device)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of a batch."""
+        """Return the mean loss of a batch over the labels that are known."""
         logits = logits.float() + self._shift
+        known = targets >= 0
+        count = known.sum().clamp(min=1)
         if self._kind == "binary":
-            wanted = targets.float() * (1 - self._smoothing) + self._smoothing / 2
-            return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=self._weight)
+            wanted = targets.clamp(min=0).float() * (1 - self._smoothing) + self._smoothing / 2
+            losses = F.binary_cross_entropy_with_logits(
+                logits, wanted, pos_weight=self._weight, reduction="none"
+            )
+            return (losses * known).sum() / count
         # weighed by hand: torch's own weighted mean divides by the batch's weights, so that a
         # batch of rare images only would count no more than any other
-        losses = F.cross_entropy(
-            logits, targets[:, 0], reduction="none", label_smoothing=self._smoothing
-        )
-        return (losses * self._weight[targets[:, 0]]).mean()
+        classes = targets[:, 0].clamp(min=0)
+        losses = F.cross_entropy(logits, classes, reduction="none", label_smoothing=self._smoothing)
+        return (losses * self._weight[classes] * known[:, 0]).sum() / count
 
 
 def missing_classes(head: Head, targets: Ints, split: str) -> list[str]:
     """Return one sentence for every class of which ``split`` holds no image."""
     notes = []
     for place, output in enumerate(head.outputs):
-        counts = np.bincount(targets[:, place], minlength=len(output.classes))
+        own = targets[:, place]
+        counts = np.bincount(own[own >= 0], minlength=len(output.classes))
         notes += [
             f"the {split} split holds no image of `{output.label}` = {name}"
             for name, count in zip(output.classes, counts, strict=True)
@@ -212,7 +227,7 @@ def missing_classes(head: Head, targets: Ints, split: str) -> list[str]:
 
 
 def label_matrix(dataset: Any, head: Head) -> Ints:
-    """Return the labels of all images [N, L], checked against the classes.
+    """Return the labels of all images [N, L], checked against the classes; -1: not known.
 
     Raises
     ------
@@ -221,7 +236,7 @@ def label_matrix(dataset: Any, head: Head) -> Ints:
     """
     columns = [np.asarray(dataset.labels(output.label), np.int64) for output in head.outputs]
     for output, column in zip(head.outputs, columns, strict=True):
-        if len(column) and not 0 <= column.min() <= column.max() < len(output.classes):
+        if len(column) and not -1 <= column.min() <= column.max() < len(output.classes):
             raise TrainingError(
                 f"`{output.label}` holds {column.min()}..{column.max()}, "
                 f"its classes are 0..{len(output.classes) - 1}",

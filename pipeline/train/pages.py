@@ -32,17 +32,20 @@ def log_pages(
     curves = [
         (
             output.label,
-            judge.is_positive(output, tune_truths[:, place]),
-            judge.positive(output, tune_logits),
+            judge.is_positive(output, tune_truths[known, place]),
+            judge.positive(output, tune_logits[known]),
         )
         for place, output in enumerate(task.head.outputs)
+        for known in (tune_truths[:, place] >= 0,)
     ]
     run.log_figure(figures.roc(curves, "tune"), "figures/roc_tune.png")
     place = task.head.primary_index
     before, after = task.head.outputs[place], calibrated.outputs[place]
-    truth = judge.is_positive(after, task.targets[task.rows[calibrated.split], place])
-    probability = judge.positive(after, calibrated.logits)
-    uncalibrated = judge.positive(before, calibrated.logits)
+    labelled = task.targets[task.rows[calibrated.split], place]
+    known = labelled >= 0
+    truth = judge.is_positive(after, labelled[known])
+    probability = judge.positive(after, calibrated.logits[known])
+    uncalibrated = judge.positive(before, calibrated.logits[known])
     reliability = figures.reliability(truth, uncalibrated, probability, after.temperature)
     run.log_figure(reliability, "figures/reliability.png")
     histogram = figures.score_histogram(truth, probability, calibrated.points[place])
@@ -74,7 +77,7 @@ The tune split selected this epoch, so the figure flatters; the honest one comes
 **Verdict.** Positive means {task.head.primary} = {positives}. {_point(calibrated.points[place])}
 
 **Data.** {info.images} images of {info.patients} patients at {info.size} px; {refused} files refused. \
-No patient is in two splits.
+Leaks between the splits: {task.leaks}.
 
 | split | images | positive |
 | --- | --- | --- |

@@ -214,14 +214,15 @@ def calibrate(network: networks.EvidenceNetwork, task: Task, world: World) -> Ca
     outputs, points = [], []
     metrics: Metrics = {}
     for place, output in enumerate(task.head.outputs):
-        own = logits[:, list(output.columns)]
-        fitted = fit_temperature(own, truths[:, place], task.head.kind)
+        known = truths[:, place] >= 0
+        own, labelled = logits[known], truths[known, place]
+        fitted = fit_temperature(own[:, list(output.columns)], labelled, task.head.kind)
         if fitted.note:
             notes.append(f"{output.label}: {fitted.note}")
         if task.plan.calibrate:
             output = output.model_copy(update={"temperature": fitted.value})  # noqa: PLW2901
-        truth = judge.is_positive(output, truths[:, place])
-        probability = judge.positive(output, logits)
+        truth = judge.is_positive(output, labelled)
+        probability = judge.positive(output, own)
         point = choose(truth, probability, task.plan.operating, label=output.label)
         if point.note:
             notes.append(f"{output.label}: {point.note}")
@@ -322,6 +323,7 @@ def _tags(task: Task) -> dict[str, str]:
         "hilum.contract_sha256": task.info.contract_sha256,
         "hilum.plan_sha256": task.plan.digest(),
         "hilum.seed": str(task.plan.seed),
+        "hilum.leaks": task.leaks,
     }
 
 

@@ -15,6 +15,7 @@ from data_schemas.plan import Plan
 from data_schemas.terms import SPLITS, Split
 from pipeline.train import labels
 from pipeline.train.labels import Floats, Ints
+from pipeline.train.leaks import check_leaks
 from pipeline.train.loop import Metrics
 
 
@@ -50,9 +51,10 @@ class Task:
     dataset: TrainingSet
     plan: Plan
     head: labels.Head
-    targets: Ints  # [N, L], every manifest row
-    rows: dict[Split, Ints]  # manifest rows of each split
+    targets: Ints  # [N, L], every manifest row; -1: not known
+    rows: dict[Split, Ints]  # manifest rows of each split that have a label
     notes: tuple[str, ...]
+    leaks: str  # the leak doctor's verdict in a word, for the run's tags
 
     @property
     def info(self) -> DatasetInfo:
@@ -78,17 +80,20 @@ def prepare(dataset: TrainingSet, plan: Plan) -> Task:
     Raises
     ------
     TrainingError
-        If they don't fit, or the training or tuning split has no image.
+        If they don't fit, the splits leak, or the training or tuning split has no labelled image.
     """
+    leaks = check_leaks(dataset, accept=plan.accept_leaks)
     head = labels.resolve_head(plan, dataset.info)
     targets = labels.label_matrix(dataset, head)
-    rows = {split: np.asarray(dataset.indices(split), np.int64) for split in SPLITS}
+    whole = {split: np.asarray(dataset.indices(split), np.int64) for split in SPLITS}
+    rows = {split: own[(targets[own] >= 0).any(axis=1)] for split, own in whole.items()}
     if not len(rows["external"]):
         del rows["external"]
     for split in ("train", "tune"):
         if not len(rows[split]):
             raise TrainingError(
-                f"the data set's {split} split holds no image",
+                f"the data set's {split} split holds no image"
+                + (" whose label is known" if len(whole[split]) else ""),
                 where=dataset.folder,
                 mend="ingest more images, or another share of them for this split",
             )
@@ -98,4 +103,16 @@ def prepare(dataset: TrainingSet, plan: Plan) -> Task:
         for remark in labels.missing_classes(head, targets[rows[split]], split)
         if len(rows[split])
     ]
-    return Task(dataset, plan, head, targets, rows, tuple(notes))
+    notes += _without_labels(head, targets, whole)
+    return Task(dataset, plan, head, targets, rows, (*notes, *leaks.notes), leaks.tag)
+
+
+def _without_labels(head: labels.Head, targets: Ints, whole: dict[Split, Ints]) -> list[str]:
+    """Say how many images a label is not known of, and that they are left out."""
+    notes = []
+    for place, output in enumerate(head.outputs):
+        counts = {split: int((targets[own, place] < 0).sum()) for split, own in whole.items()}
+        if any(counts.values()):
+            listed = ", ".join(f"{split} {count}" for split, count in counts.items() if count)
+            notes.append(f"`{output.label}` is not known of some images, left out: {listed}")
+    return notes

@@ -25,8 +25,8 @@ class Console:
         self.as_json = as_json
         self._live = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
-        self._started = time.monotonic()
-        self._last_plain = 0.0
+        self._total = self._done = self._first = 0
+        self._started = self._last_plain = time.monotonic()
 
     def say(self, text: str) -> None:
         """Print a remark for a person (stderr, so that stdout holds results only)."""
@@ -39,22 +39,31 @@ class Console:
         print(json.dumps(tree, indent=2) if self.as_json else text, flush=True)
 
     def progress(self, done: int, total: int, note: str) -> None:
-        """Show a bar with the time left on a terminal, a plain line now and then elsewhere."""
+        """Show a bar with rate and time left on a terminal, a plain line now and then elsewhere.
+
+        The first call of a kind says what was done before: it doesn't count into the rate.
+        """
+        now = time.monotonic()
+        grows = done == total != self._total  # nobody knows yet how many there are
+        if done < self._done or (total != self._total and not grows):
+            self._close_bar()
+            self._first, self._started, self._last_plain = done, now, now
+        self._done, self._total = done, total
         if self._live:
-            if self._bar is None or self._bar.total != total:
-                self._close_bar()
-                self._bar = tqdm(total=total, leave=False, file=sys.stderr)
+            if self._bar is None:
+                self._bar = tqdm(total=total, initial=done, leave=False, file=sys.stderr)
+            self._bar.total = total
             self._bar.set_description(note, refresh=False)
             self._bar.update(done - self._bar.n)
             return
-        now = time.monotonic()
-        if done <= 1:
-            self._started = now
-        if now - self._last_plain < self.PLAIN_EVERY_S and done < total:
+        if now - self._last_plain < self.PLAIN_EVERY_S and (done < total or grows):
             return
         self._last_plain = now
-        left = (now - self._started) / done * (total - done) if done else 0.0
-        print(f"{note}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+        rate = (done - self._first) / max(now - self._started, 1e-3)
+        left = f", {rate:.1f}/s" if done > self._first else ""
+        if done < total and rate:
+            left += f", about {_duration((total - done) / rate)} left"
+        print(f"{note}: {done:,}/{total:,}{left}", file=sys.stderr, flush=True)
 
     def error(self, error: HilumError) -> None:
         """Print an error of ours: what, where and how to mend it."""
@@ -65,3 +74,11 @@ class Console:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _duration(seconds: float) -> str:
+    """Return a time that a person can grasp: ``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

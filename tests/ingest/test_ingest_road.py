@@ -1,11 +1,6 @@
 """From a mixed folder to a data set: every file an image or a refusal, the same each time."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +19,6 @@ from pipeline.ingest.patients import pseudonym
 from pipeline.ingest.store import open_dataset
 from tests.ingest.conftest import write_labels
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_every_file_ends_as_an_image_or_a_refusal(mixed, take_in):
     info, out = take_in(mixed.folder, mixed.labels)
@@ -41,7 +34,8 @@ def test_every_file_ends_as_an_image_or_a_refusal(mixed, take_in):
     files = [p for p in mixed.folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
     assert info.files_read == info.images + sum(info.refused.values()) == len(files) - 1
     assert {p.name for p in out.iterdir()} == {
-        "dataset.json", "contract.json", "manifest.parquet", "pixels-000.npy", "refusals.parquet",
+        "dataset.json", "contract.json", "journal", "manifest.parquet", "pixels-000.npy",
+        "refusals.parquet", "leaks.json",
     }  # fmt: skip
     refusals = pq.read_table(out / "refusals.parquet")
     assert refusals.column_names == list(REFUSAL_COLUMNS)
@@ -58,7 +52,7 @@ def test_the_manifest_has_its_columns_and_sound_values(mixed, take_in):
     grades = dataset.labels("grade")
     assert (dataset.labels("referable_dr") == (grades >= 2)).all()
     kinds = {label.name: label.kind for label in dataset.info.labels}
-    assert kinds == {"grade": "classes", "referable_dr": "binary"}
+    assert kinds == {"grade": "ordinal", "referable_dr": "binary"}
     sides = manifest["laterality"].to_pylist()
     assert sorted(sides) == ["L", "L", "U", "U", "U", "U", "U", "U"]
     known = {
@@ -155,19 +149,18 @@ def test_no_image_left_is_an_error_and_leaves_nothing(tmp_path, take_in):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["junk"]
 
 
-def test_a_full_folder_is_not_overwritten_unless_forced(mixed, take_in, tmp_path):
-    _, out = take_in(mixed.folder, mixed.labels)
-    before = (out / "dataset.json").read_bytes()
-    with pytest.raises(UsageError, match="not empty"):
-        take_in(mixed.folder, mixed.labels)
-    take_in(mixed.folder, mixed.labels, force=True)
-    assert (out / "dataset.json").read_bytes() == before
+def test_only_a_data_set_is_replaced(mixed, take_in, tmp_path):
     own = tmp_path / "mine"
     own.mkdir()
     (own / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="not replaced"):
-        take_in(mixed.folder, mixed.labels, "mine", force=True)
+    for force in (False, True):
+        with pytest.raises(UsageError, match="not replaced"):
+            take_in(mixed.folder, mixed.labels, "mine", force=force)
     assert (own / "thesis.txt").read_text() == "years of work"
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(UsageError, match="is a file"):
+        take_in(mixed.folder, mixed.labels, "file")
 
 
 def test_out_inside_source_is_refused(mixed, contract):
@@ -185,40 +178,6 @@ def test_many_shards(mixed, take_in, monkeypatch):
     pick = np.array([7, 0, 3, 3, 5])
     assert (open_dataset(many).pixels(pick) == open_dataset(one).pixels(pick)).all()
     assert whole.images == info.images
-
-
-def test_a_killed_run_leaves_nothing_half_and_the_next_one_sweeps(mixed, tmp_path):
-    out = tmp_path / "killed"
-    words = ["ingest", str(mixed.folder), "--labels", str(mixed.labels), "--out", str(out)]
-    slow = (
-        "import sys, time, pipeline.ingest.taking as t\n"
-        "import pipeline.ingest.ingest as i\n"
-        "old = i.take\n"
-        "i.take = lambda c, contract: (time.sleep(0.3), old(c, contract))[1]\n"
-        "from services.cli.main import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    environment = os.environ | {"HILUM_PSEUDONYM_KEY": "0123456789abcdef", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", slow, *words], env=environment, stderr=subprocess.DEVNULL, cwd=ROOT
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".killed.*.part")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list(tmp_path.glob(".killed.*.part")), "killed while it was building"
-    assert not out.exists()
-    done = subprocess.run(
-        [sys.executable, "-m", "services.cli.main", *words],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert open_dataset(out).info.images == 8
-    assert not list(tmp_path.glob(".killed.*"))
 
 
 def test_the_store_refuses_what_does_not_fit(mixed, take_in, tmp_path):
@@ -262,7 +221,7 @@ def test_the_command_prints_a_funnel(mixed, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr()
     assert "16  files read" in printed.out
     assert "-2  CONFLICTING_LABEL" in printed.out
-    assert "grade (classes): 0: 2, 1: 4, 2: 1, 3: 1" in printed.out
+    assert "grade (ordinal): 0: 2, 1: 4, 2: 1, 3: 1" in printed.out
     key = tmp_path / ".hilum/pseudonym.key"
     assert f"{key}" in printed.err
     assert key.stat().st_mode & 0o777 == 0o600

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.ingest.patients import pseudonym, split_of
+from pipeline.ingest.patients import pseudonym
+from pipeline.ingest.splits import split_of
 from pipeline.ingest.store import open_dataset
 from tests.ingest.conftest import drawn
 

@@ -13,7 +13,7 @@ from data_schemas.errors import DatasetError
 from data_schemas.files import sha256
 from data_schemas.progress import silent
 from pipeline.ingest.ingest import Options, ingest
-from pipeline.ingest.medmnist import from_npz
+from pipeline.ingest.sources.medmnist import open_npz
 from pipeline.ingest.store import open_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -62,9 +62,10 @@ def test_medmnist_keeps_its_official_test_split(name, splits, refused, tmp_path)
 
 @pytest.mark.needs_shared
 def test_pneumonia_loses_its_doubles_but_no_test_image():
-    found = from_npz(shared("medmnist/pneumoniamnist.npz")).found
-    assert sum(candidate.official_test for candidate in found) == 624
-    halves = [candidate.split for candidate in found].count("tune")
+    files = open_npz(shared("medmnist/pneumoniamnist.npz"), silent).files
+    given = [file.given for file in files if file.given is not None]
+    assert sum(what.official_test for what in given) == 624
+    halves = [what.split for what in given].count("tune")
     assert halves == 262
 
 
@@ -111,14 +112,14 @@ def test_other_npz_files_are_refused(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, a=np.zeros(3))
     with pytest.raises(DatasetError, match="not a MedMNIST file"):
-        from_npz(path)
+        open_npz(path, silent)
     path.write_bytes(b"PK junk")
     with pytest.raises(DatasetError, match="can't be read"):
-        from_npz(path)
+        open_npz(path, silent)
     arrays = {f"{part}_images": np.zeros((2, 4, 4), np.uint8) for part in ("train", "val", "test")}
     arrays |= {
         f"{part}_labels": np.array([[0], ["x"]], object) for part in ("train", "val", "test")
     }
     np.savez(path, **arrays)
     with pytest.raises(DatasetError, match="plain arrays"):
-        from_npz(path)
+        open_npz(path, silent)

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         default="test",
-        choices=("train", "tune", "calibration", "test"),
+        choices=("train", "tune", "calibration", "test", "external"),
         help="which images to measure on (default: test)",
     )
 

@@ -1,12 +1,21 @@
-"""Turn a folder of images and a label table into a data set.
+"""Turn images and a label table into a data set.
 
-SOURCE is a folder of DICOM, JPEG, PNG and TIFF files in any mix, or a MedMNIST .npz file (which holds
-its own labels). LABELS is a CSV or Parquet with a column `image` (path below SOURCE) or
-`source_sha256`, optionally `patient`, `laterality` and `split`; every other column of small whole
-numbers is a label. Every file ends as an image or as a refusal with a code and a reason.
+SOURCE is a folder of images in any mix and depth (archives in it count as their members), a .zip or .tar
+archive, a DICOMDIR, a list file (.txt or .csv, one path a line), a MedMNIST .npz (which holds its own
+labels), object storage (s3://bucket/prefix) or DICOMweb
+(dicomweb+https://host/path?Modality=OP&StudyDate=20200101-20201231).
+
+LABELS is a CSV, Parquet or JSON. A row is about a file (`image`: its path, or its name where that is
+unique; or `source_sha256`, or `sop_instance_uid`), a patient's eye (`patient` and `laterality`) or a
+patient. `site` and `split` are optional; every other column of small whole numbers or of a few words is
+a label. Every file ends as an image or as a refusal with a code and a reason.
 
 Patients get pseudonyms made with a secret key: HILUM_PSEUDONYM_KEY, --key-file, or a key that is
 created once in ~/.hilum/pseudonym.key. With the same key the same data give the same data set.
+
+Killed at any moment, the same command goes on where it stopped and ends in the same data set. With a data
+set in --out it makes its next version: only new and changed files are read, and dataset.json says what
+changed. Every image is decoded in a process of its own kind: what kills or stops a decoder is one refusal.
 
     hilum ingest photos --labels photos/labels.csv --label dr_grade --contract fundus --out dataset
     hilum ingest retinamnist.npz --out retina
@@ -14,18 +23,23 @@ created once in ~/.hilum/pseudonym.key. With the same key the same data give the
 
 import argparse
 import os
-import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from services.cli import access
 from services.cli.console import Console
+from services.cli.key import pseudonym_key
 
-_SHORTEST_KEY = 16
+if TYPE_CHECKING:
+    from pipeline.ingest.splits import SplitRule
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder, or a .npz file")
-    parser.add_argument("--labels", type=Path, help="CSV or Parquet; without it: no labels")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder, a file or an address, see above"
+    )
+    parser.add_argument("--labels", type=Path, help="CSV, Parquet or JSON; without it: no labels")
     parser.add_argument("--out", type=Path, required=True, help="the data set folder to write")
     parser.add_argument(
         "--contract",
@@ -46,37 +60,182 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="use only this label; repeatable",
     )
+    parser.add_argument(
+        "--ordinal",
+        action="append",
+        default=[],
+        metavar="NAME[=LOW,...,HIGH]",
+        help="this label's classes have an order: its numbers', or these words'; repeatable",
+    )
+    parser.add_argument(
+        "--strict-labels", action="store_true", help="stop at a row of LABELS without its file"
+    )
     parser.add_argument("--name", default="", help="the data set's name (default: SOURCE's)")
     parser.add_argument("--key-file", type=Path, help="file with the key of the pseudonyms")
-    parser.add_argument("--force", action="store_true", help="replace an older data set in --out")
+    parser.add_argument(
+        "--force", action="store_true", help="build anew, even if --out holds a data set"
+    )
+    engine = parser.add_argument_group("how the work is done (the result is the same)")
+    engine.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="processes here, or Ray"
+    )
+    engine.add_argument(
+        "--workers",
+        type=_whole,
+        default=0,
+        metavar="N",
+        help="processes that decode (default: one for each core)",
+    )
+    engine.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds for one image; then its file is refused (default: 120)",
+    )
+    engine.add_argument(
+        "--memory",
+        type=_whole,
+        default=2048,
+        metavar="MIB",
+        help="memory for one image; 0: no limit (default: 2048)",
+    )
+    engine.add_argument(
+        "--ray-address", default="", help="a running Ray cluster (default: this machine)"
+    )
+    access.configure(parser)
+
+    _configure_splits(parser.add_argument_group("splits and leaks"))
+
+
+def _configure_splits(splits: "argparse._ArgumentGroup") -> None:
+    splits.add_argument(
+        "--split",
+        choices=("hash", "stratified"),
+        default="hash",
+        help="hash: a new patient moves no other (default); stratified: every split has its share of "
+        "every class, for small sets. A `split` column in LABELS wins",
+    )
+    splits.add_argument(
+        "--shares",
+        metavar="SPLIT=SHARE,...",
+        help="share of the patients (default: train=.55,tune=.10,calibration=.15,test=.20)",
+    )
+    splits.add_argument(
+        "--folds",
+        type=_whole,
+        default=0,
+        metavar="K",
+        help="cross-validation folds by patient over everything but test and external",
+    )
+    splits.add_argument(
+        "--external",
+        action="append",
+        default=[],
+        metavar="SITE",
+        help="hold a site out: its patients make the split external; repeatable",
+    )
+    splits.add_argument(
+        "--drop-near-duplicates",
+        action="store_true",
+        help="refuse images that are almost the same as one of a more sealed split",
+    )
+    splits.add_argument(
+        "--strict", action="store_true", help="exit with 1 if the leak doctor finds what blocks"
+    )
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("must be a positive number of seconds")
+    return number
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Ingest and print the funnel."""
     from data_schemas.contract import Contract
+    from pipeline.imaging.workers import WorkerLimits
     from pipeline.ingest.ingest import Options, ingest
     from services.cli.settings import resolve
 
-    preset = options.contract or ("medmnist" if options.source.suffix == ".npz" else "any")
+    if options.engine == "ray":  # nothing is sent anywhere, and its chatter stays in its own logs
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    preset = options.contract or ("medmnist" if Path(options.source).suffix == ".npz" else "any")
     contract = resolve(Contract, "contracts", [preset], options.set)
     info = ingest(
         options.source,
         options.labels,
         options.out,
         contract,
-        key=_key(options.key_file, console),
+        key=pseudonym_key(options.key_file, console),
         progress=console.progress,
-        options=Options(options.name, tuple(options.label), options.force, console.say),
+        options=Options(
+            name=options.name,
+            labels=tuple(options.label),
+            ordinal=_orders(options.ordinal),
+            strict_labels=options.strict_labels,
+            access=access.access_of(options),
+            force=options.force,
+            engine=options.engine,
+            workers=options.workers,
+            limits=WorkerLimits(options.timeout, options.memory * 2**20),
+            ray_address=options.ray_address,
+            splits=_split_rule(options),
+            drop_near_duplicates=options.drop_near_duplicates,
+            say=console.say,
+        ),
     )
-    console.result(funnel(info.model_dump(mode="json"), options.out), info.model_dump(mode="json"))
-    return 0
+    tree = info.model_dump(mode="json")
+    console.result(f"{funnel(tree, options.out)}\n{_leaks(tree, options.out)}", tree)
+    return 1 if options.strict and info.leaks is not None and info.leaks.blocking else 0
+
+
+def _split_rule(options: argparse.Namespace) -> "SplitRule":
+    from pipeline.ingest.splits import SHARES, SplitRule, parse_shares
+
+    return SplitRule(
+        how=options.split,
+        shares=SHARES if options.shares is None else parse_shares(options.shares),
+        folds=options.folds,
+        external={site: frozenset({site}) for site in options.external},
+    )
+
+
+def _leaks(info: dict, out: Path) -> str:  # type: ignore[type-arg]
+    found = info["leaks"]
+    if found is None:
+        return f"leaks: not examined yet: hilum leaks {out}"
+    if not any(found.values()):
+        return "leaks: none found"
+    return (
+        f"leaks: {found['blocking']} findings block training, {found['warnings']} are for a person "
+        f"to look at: hilum leaks {out}"
+    )
+
+
+def _orders(words: list[str]) -> dict[str, tuple[str, ...]]:
+    parts = [word.partition("=") for word in words]
+    return {
+        name: tuple(step.strip() for step in steps.split(",") if step.strip())
+        for name, _, steps in parts
+    }
 
 
 def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
     """Return the counts of a data set as text: files, refusals by code, images, splits, labels."""
     from data_schemas.dataset import REFUSALS
 
-    lines = [f"{info['files_read']:>8}  files read"]
+    lines = [" -> ".join(_steps(info))]
+    lines += [f"{info['files_read']:>8}  files read"]
     lines += [f"{-count:>8}  {code}: {REFUSALS[code]}" for code, count in info["refused"].items()]
     splits = ", ".join(f"{split} {count}" for split, count in info["splits"].items())
     lines.append(f"{info['images']:>8}  images of {info['patients']} patients ({splits})")
@@ -90,31 +249,21 @@ def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
     return "\n".join(lines)
 
 
-def _key(file: Path | None, console: Console) -> bytes:
-    """Return the key of the pseudonyms; create one if nobody gave any."""
-    from data_schemas.errors import UsageError
-
-    text = os.environ.get("HILUM_PSEUDONYM_KEY", "")
-    where = "HILUM_PSEUDONYM_KEY"
-    if file is not None or not text:
-        path = file or Path.home() / ".hilum" / "pseudonym.key"
-        where = str(path)
-        if file is None and not path.exists():
-            _create_key(path)
-            console.say(
-                f"created the key of the patients' pseudonyms: {path} (keep it, and secret)"
-            )
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError("the key file can't be read", where=where) from error
-    if len(text) < _SHORTEST_KEY:
-        raise UsageError(f"the key has fewer than {_SHORTEST_KEY} characters", where=where)
-    return text.encode()
+_STEPS = (
+    ("graded sufficient", ("UNGRADABLE", "BURNED_IN_TEXT")),
+    ("labelled", ("NO_LABEL",)),
+    ("kept", ("DUPLICATE", "CONFLICTING_LABEL", "NEAR_DUPLICATE")),
+)
+"""What happens to a readable image, in order, and the codes of those that are lost on each step."""
 
 
-def _create_key(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as stream:
-        stream.write(secrets.token_hex(32) + "\n")
+def _steps(info: dict) -> list[str]:  # type: ignore[type-arg]
+    # counted from the end: a file of many frames may give many images
+    left = info["images"]
+    steps: list[str] = []
+    for name, codes in reversed(_STEPS):
+        lost = sum(info["refused"].get(code, 0) for code in codes)
+        if lost:
+            steps.append(f"{left:,} {name}")
+        left += lost
+    return [f"{info['files_read']:,} files", f"{left:,} readable", *reversed(steps)]

@@ -45,13 +45,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="one setting, such as learning.batch=64; wins over every --config",
     )
+    parser.add_argument(
+        "--accept-leaks",
+        action="store_true",
+        help="train although the leak doctor's findings block; run and card will say so",
+    )
     parser.add_argument("--name", help="name of the run (default: label and backbone)")
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Train; 0 when the run finished."""
-    plan = resolve(Plan, "plans", options.config, options.assignments)
+    assignments = [*options.assignments, *(["accept_leaks=true"] if options.accept_leaks else [])]
+    plan = resolve(Plan, "plans", options.config, assignments)
     uri = tracking_uri()
     if not options.dataset.is_dir():
         raise UsageError(

@@ -1,0 +1,291 @@
+"""Decoder processes apart from the caller's: a file that kills or hangs a decoder costs one answer, no batch.
+
+A :class:`Crew` hands things to its workers and streams their answers back. A worker that ends, takes too
+long or needs too much memory is replaced; only the thing it worked on is lost, and the caller is told.
+"""
+
+import multiprocessing
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, Self, TypeVar
+
+from data_schemas.errors import HilumError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_AHEAD = 2
+"""Things in a worker's hands: one that it works on, one so that it needn't wait for the next."""
+_START_S = 120.0
+_REAP_S = 5.0
+_TICK_S = 1.0
+_READY, _OUT, _END, _FAULT = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """What one answer may cost."""
+
+    seconds: float = 120.0
+    """By the clock on the wall, and again as CPU time."""
+    memory_bytes: int = 2 * 2**30
+    """Address space beyond what a worker holds when it starts; 0: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last word about a thing. ``code``: empty, or the code of the refusal it ended in."""
+
+    code: str = ""
+    reason: str = ""
+
+
+class _Worker:
+    """One process, the caller's end of its pipe, and what it has been given."""
+
+    def __init__(self, process: BaseProcess, connection: Connection) -> None:
+        self.process = process
+        self.connection = connection
+        self.given: deque[Any] = deque()
+        self.ready = False
+        self.since = time.monotonic()
+
+    def give(self, thing: Any) -> None:
+        if not self.given:
+            self.since = time.monotonic()
+        self.given.append(thing)
+        with suppress(OSError):  # it has died: reading its pipe will tell
+            self.connection.send(thing)
+
+    def end(self) -> int | None:
+        """Kill the process and return its exit code; it is left alone if even that doesn't end it."""
+        self.connection.close()
+        self.process.join(0.1)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(_REAP_S)
+        return self.process.exitcode
+
+
+class Crew(Generic[In, Out]):
+    """Worker processes that carry out ``task``.
+
+    Parameters
+    ----------
+    task
+        From a thing to its answers: a function of a module, or a ``partial`` of one. It, things and
+        answers must be picklable. It should not raise.
+    count
+        Number of processes.
+    preload
+        Modules that ``task`` needs, imported once and not by every worker.
+    """
+
+    def __init__(
+        self,
+        task: Callable[[In], Iterable[Out]],
+        count: int,
+        limits: WorkerLimits = WorkerLimits(),
+        preload: tuple[str, ...] = (),
+    ) -> None:
+        self._task = task
+        self._count = count
+        self._limits = limits
+        # not fork: the caller may have threads. A fork server has imported what workers need
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([__name__, *preload])
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers. What they were working on is lost."""
+        for worker in self._workers:
+            worker.connection.close()  # which tells the process to end
+        for worker in self._workers:
+            worker.end()
+        self._workers = []
+
+    def stream(self, things: Iterable[In]) -> Iterator[tuple[In, Out | End]]:
+        """Yield every answer with its thing, as they come; for each thing one ``End`` is the last.
+
+        Few things are fetched from ``things`` ahead, and workers wait while nobody reads. They stay
+        alive for the next call. A crew belongs to one thread.
+        """
+        try:
+            yield from self._stream(iter(things))
+        finally:
+            # the reader went away in the middle: nobody waits for these answers
+            for worker in [worker for worker in self._workers if worker.given]:
+                self._workers.remove(worker)
+                worker.process.kill()
+                worker.end()
+
+    def _stream(self, source: Iterator[In]) -> Iterator[tuple[In, Out | End]]:
+        again: deque[In] = deque()
+        more = True
+        while True:
+            more = self._hand_out(again, source) and more
+            busy = [worker for worker in self._workers if worker.given]
+            if not busy and not more:
+                return
+            asked = time.monotonic()
+            ready = set(wait([worker.connection for worker in busy], self._patience(busy)))
+            late = time.monotonic() - asked - _TICK_S
+            for worker in busy:
+                if late > _TICK_S:  # this very process was stopped: nobody's fault
+                    worker.since += late
+                if worker.connection in ready:
+                    yield from self._hear(worker, again)
+                elif time.monotonic() > self._deadline(worker):
+                    yield from self._replace(worker, again, late=True)
+
+    def _hand_out(self, again: deque[In], source: Iterator[In]) -> bool:
+        """Fill the hands of all workers; tell whether ``source`` may hold more."""
+        for depth in range(_AHEAD):
+            for place in range(self._count):
+                if place < len(self._workers) and len(self._workers[place].given) > depth:
+                    continue
+                thing = again.popleft() if again else next(source, None)
+                if thing is None:
+                    return False
+                if place == len(self._workers):
+                    self._workers.append(self._start())
+                self._workers[place].give(thing)
+        return True
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._task, self._limits), daemon=True
+        )
+        with _without_main():
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _deadline(self, worker: _Worker) -> float:
+        return worker.since + (self._limits.seconds if worker.ready else _START_S)
+
+    def _patience(self, busy: list[_Worker]) -> float:
+        first = min(map(self._deadline, busy), default=0.0)
+        return min(max(first - time.monotonic(), 0.0), _TICK_S)
+
+    def _hear(self, worker: _Worker, again: deque[In]) -> Iterator[tuple[In, Out | End]]:
+        try:
+            kind, answer = worker.connection.recv()
+        except Exception:  # noqa: BLE001 - the pipe ends, or a dying process wrote nonsense
+            yield from self._replace(worker, again)
+            return
+        if kind == _READY:
+            worker.ready, worker.since = True, time.monotonic()
+        elif kind == _OUT:
+            worker.since = time.monotonic()
+            yield worker.given[0], answer
+        else:
+            worker.since = time.monotonic()
+            reason = f"the reader failed with {answer}"
+            yield worker.given.popleft(), End("DECODER_DIED", reason) if kind == _FAULT else End()
+
+    def _replace(
+        self, worker: _Worker, again: deque[In], *, late: bool = False
+    ) -> Iterator[tuple[In, Out | End]]:
+        """Put a new worker in the place of one that ended or must end; its other things go to the next."""
+        if late:
+            worker.process.kill()
+        code = worker.end()
+        if not worker.ready:
+            raise HilumError(f"a worker process ended before it could start (exit code {code})")
+        lost = worker.given.popleft()
+        again.extend(worker.given)
+        self._workers.remove(worker)
+        yield lost, _why(code, self._limits, late=late)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    # multiprocessing would run the caller's own script again in every worker; ours need none of it
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _why(code: int | None, limits: WorkerLimits, *, late: bool) -> End:
+    if late or code == -signal.SIGXCPU:
+        return End("TIMED_OUT", f"decoding took longer than {limits.seconds:g} s and was stopped")
+    ended = f"with exit code {code}"
+    if code is not None and code < 0:
+        with suppress(ValueError):
+            ended = f"by {signal.Signals(-code).name}"
+    return End("DECODER_DIED", f"the decoder's process was ended {ended}")
+
+
+def _serve(
+    connection: Connection, task: Callable[[Any], Iterable[Any]], limits: WorkerLimits
+) -> None:
+    """Work until the caller closes its end of the pipe. The whole life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears it and ends us
+    # decoders write to the terminal, sometimes pieces of what they read
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    _limit_memory(limits.memory_bytes)
+    things: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, things), daemon=True).start()
+    connection.send((_READY, None))
+    while True:
+        thing = things.get()
+        last: tuple[int, str | None] = (_END, None)
+        try:
+            _limit_cpu(limits.seconds)
+            for answer in task(thing):
+                connection.send((_OUT, answer))
+                _limit_cpu(limits.seconds)
+        except Exception as error:  # noqa: BLE001 - the caller's batch goes on
+            last = (_FAULT, type(error).__name__)
+        connection.send(last)
+
+
+def _listen(connection: Connection, things: "queue.SimpleQueue[Any]") -> None:
+    # a thread of its own: it takes things in while the decoder works, so that neither side ever waits
+    # for the other in a circle, and it ends the process at once when the caller is gone
+    while True:
+        try:
+            things.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def _limit_memory(extra: int) -> None:
+    statm = Path("/proc/self/statm")
+    if extra and statm.exists():
+        held = int(statm.read_text().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        soft = held + extra if hard == resource.RLIM_INFINITY else min(held + extra, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _limit_cpu(seconds: float) -> None:
+    # the kernel ends a decoder that runs in circles, even if the caller has died
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = int(time.process_time() + seconds) + 2
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
