@@ -33,7 +33,7 @@ def measure(square: NDArray[np.uint8], visible: float) -> dict[str, float]:
     Detail at an octave is the mean absolute difference of the box means of 3 and 5 pixels in the
     green channel: octave 0 at full size, octave 2 after averaging blocks of 4 x 4. The mean,
     because a standard deviation would see little but the optic disc; the 3 pixels, so that noise
-    counts little.
+    counts little. All but ``shade`` and ``field`` are measured in the lit part of the field.
 
     Parameters
     ----------
@@ -60,20 +60,22 @@ def measure(square: NDArray[np.uint8], visible: float) -> dict[str, float]:
     colour = square if square.ndim == 3 else np.repeat(square[..., None], 3, axis=2)
     green = colour[..., 1].astype(np.float32)
     brightest = np.maximum(np.maximum(colour[..., 0], colour[..., 1]), colour[..., 2])
-    coarse_light = _halved(_halved(brightest.astype(np.float32)))
-    coarse_seen = _seen(coarse_light)
-    if not coarse_seen.any():
+    light = _halved(_halved(brightest.astype(np.float32)))
+    inside = _disc(len(light)) & (light >= 1.0)
+    if not inside.any():
         return dict.fromkeys(FEATURES, 0.0) | {"dark": 8.0, "field": round(visible, _DIGITS)}
+    bright = _SHADE * float(np.percentile(light[inside], 90))
+    coarse_seen = _disc(len(light)) & _and_neighbours(light >= max(bright, 1.0))
     weights = coarse_seen.repeat(4, axis=0).repeat(4, axis=1).astype(np.float32)
     fine = np.abs(_detail(green))
     coarse_green = _halved(_halved(green))
     coarse = _mean(np.abs(_detail(coarse_green)), coarse_seen[2:-2, 2:-2].astype(np.float32))
     inner = weights[2:-2, 2:-2]
     even = _mean(fine, inner)
-    light = coarse_light[coarse_seen]
-    brightness = float(light.mean())
-    mean_green = max(float(coarse_green[coarse_seen].mean()), 1.0)
-    mean_red = float(colour[::4, ::4, 0][coarse_seen].mean())
+    lit = coarse_seen.astype(np.float32)
+    brightness = _mean(light, lit)
+    mean_green = max(_mean(coarse_green, lit), 1.0)
+    mean_red = _mean(colour[::4, ::4, 0].astype(np.float32), lit)
     ways = _ways(green, weights)
     features = {
         "sharpness": even / max(coarse, _LEAST),
@@ -83,7 +85,7 @@ def measure(square: NDArray[np.uint8], visible: float) -> dict[str, float]:
         "brightness": brightness,
         "dark": max(0.0, math.log2(128.0 / max(brightness, 0.5))),
         "burnt": _mean((brightest >= _BURNT).astype(np.float32), weights),
-        "shade": float((light < _SHADE * np.percentile(light, 90)).mean()),
+        "shade": float((light[inside] < bright).mean()),
         "colour": (mean_red - mean_green) / max(mean_red + mean_green, 1.0),
         "field": visible,
     }
@@ -95,7 +97,7 @@ FEATURES = ("sharpness", "texture", "direction", "contrast", "brightness", "dark
 
 _WORDS = {
     "sharpness": "not sharp",
-    "texture": "detail is lost in blocks or shade",
+    "texture": "detail is lost in blocks",
     "direction": "smeared in one direction",
     "contrast": "little contrast",
     "dark": "too dark",
@@ -153,11 +155,11 @@ def _disc(side: int) -> NDArray[np.bool_]:
     return np.asarray(away[:, None] ** 2 + away[None, :] ** 2 <= (_REACH * side / 2) ** 2)
 
 
-def _seen(light: Plane) -> NDArray[np.bool_]:
-    # black blocks are outside the frame; their neighbours hold its edge
-    lit = np.pad(light >= 1.0, 1, constant_values=False)
-    rows = lit[:-2] & lit[1:-1] & lit[2:]
-    return _disc(len(light)) & rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
+def _and_neighbours(lit: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    # what borders on shade or on the frame's edge holds that edge, not the retina's detail
+    wide = np.pad(lit, 1, constant_values=False)
+    rows = wide[:-2] & wide[1:-1] & wide[2:]
+    return np.asarray(rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:])
 
 
 def _halved(plane: Plane) -> Plane:

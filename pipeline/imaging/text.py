@@ -23,8 +23,11 @@ _EVEN_INSIDE = 0.45
 _GAP = 1.1
 """Widest gap between neighbours of one row, in heights."""
 _LEAST_MARKS = 4
+_LEAST_PIECES = 3
+_LEAST_LENGTH = 2.0
+"""Length of a row, in heights."""
 _MOST_MARKS = 20_000
-_LARGEST_SIDE = 2600
+_LARGEST_SIDE = 4200
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,11 @@ def text_lines(picture: NDArray[np.uint8]) -> tuple[TextLine, ...]:
         RGB uint8 [H, W, 3], as :func:`pipeline.imaging.picture.picture` gives it.
     """
     found: list[TextLine] = []
-    bright, dark = picture.max(axis=2), 255 - picture.min(axis=2)
-    for levels in (bright, dark):
+    strongest, green = picture.max(axis=2), picture[..., 1]
+    views = [strongest, 255 - strongest]
+    if (strongest != green).any():  # yellow on orange differs in green, black on orange in red
+        views += [green, 255 - green]
+    for levels in views:
         scale = 1
         while max(levels.shape) > _LARGEST_SIDE:
             levels, scale = _halved(levels), scale * 2  # noqa: PLW2901 - one picture, ever smaller
@@ -64,7 +70,8 @@ def _lines(levels: NDArray[np.uint8], scale: int) -> list[TextLine]:
     boxes = _marks(levels)
     lines = _rows(boxes)
     for top, left, bottom, right, marks in _rows(boxes[:, [1, 0, 3, 2]]):
-        lines.append((left, top, right, bottom, marks))
+        if marks > _LEAST_MARKS:  # upright text is rare, columns of small things are not
+            lines.append((left, top, right, bottom, marks))
     return [
         TextLine(top * scale, left * scale, (bottom - top) * scale, (right - left) * scale, marks)
         for top, left, bottom, right, marks in lines
@@ -134,10 +141,9 @@ def _rows(boxes: NDArray[np.int64]) -> list[tuple[int, int, int, int, int]]:
     boxes = boxes[np.argsort(boxes[:, 1], kind="stable")]
     rows: list[list[NDArray[np.int64]]] = []
     for box in boxes:
-        for row in rows:
-            if _follows(row[-1], box):
-                row.append(box)
-                break
+        near = [row for row in rows if _follows(row[-1], box)]
+        if near:
+            max(near, key=len).append(box)
         else:
             rows.append([box])
     return [_bounds(row) for row in map(np.array, rows) if _is_text(row)]
@@ -147,14 +153,23 @@ def _follows(before: NDArray[np.int64], box: NDArray[np.int64]) -> bool:
     tall, small = sorted((before[2] - before[0], box[2] - box[0]), reverse=True)
     overlap = min(before[2], box[2]) - max(before[0], box[0])
     gap = box[1] - before[3]
-    return bool(small * 2 >= tall and overlap * 3 >= small * 2 and -1 <= gap <= _GAP * tall)
+    return bool(
+        small * 2 >= tall and overlap * 3 >= small * 2 and -0.3 * tall <= gap <= _GAP * tall
+    )
 
 
 def _is_text(row: NDArray[np.int64]) -> bool:
-    if len(row) < _LEAST_MARKS:
-        return False
     height, width = row[:, 2] - row[:, 0], row[:, 3] - row[:, 1]
-    level = np.median(np.abs(row[:, 2] - np.median(row[:, 2]))) <= 0.15 * np.median(height)
+    tall = np.median(height)
+    # letters that touch one another make one wide mark
+    letters = np.maximum(1, np.round(width / (0.8 * tall)))
+    if len(row) < _LEAST_PIECES or letters.sum() < _LEAST_MARKS:
+        return False
+    if row[:, 3].max() - row[:, 1].min() < _LEAST_LENGTH * tall:
+        return False
+    feet = np.abs(row[:, 2] - np.median(row[:, 2]))
+    heads = np.abs(row[:, 0] - np.median(row[:, 0]))
+    level = min(np.median(feet), np.median(heads)) <= 0.15 * tall
     gaps = row[1:, 1] - row[:-1, 1]
     # a ruler or a dashed line: like marks at like distances
     ruler = len(row) > 4 and width.std() <= 0.6 and gaps.std() <= 0.8

@@ -15,6 +15,11 @@ _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM")
 _ICC_FLAG, _EXIF_FLAG, _XMP_FLAG = 0x20, 0x08, 0x04
 
 
+def clean_jpeg2000(data: bytes) -> bytes:
+    """Return a JPEG 2000 photograph, a bare codestream or a JP2 file, without metadata."""
+    return blank_comments(data) if data.startswith(b"\xff\x4f") else clean_jp2(data)
+
+
 def clean_jp2(data: bytes) -> bytes:
     """Return a JP2 file (T.800 annex I) with the boxes that decoding needs; XML, UUID and others go."""
     return b"".join(_jp2_box(name, body) for name, body in _boxes(data))

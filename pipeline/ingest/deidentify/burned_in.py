@@ -4,7 +4,7 @@ from data_schemas.contract import Accept, Contract, Limits
 from data_schemas.errors import ImageError
 from pipeline.imaging.instance import Instance
 from pipeline.imaging.picture import picture
-from pipeline.imaging.read import read
+from pipeline.imaging.read import frames_in, read
 from pipeline.imaging.text import text_lines
 from pipeline.ingest.deidentify.dicom import Suspicion
 
@@ -12,30 +12,20 @@ SUSPECTS = ("US", "SC", "OT", "XC", "ES", "GM", "DOC", "IVUS")
 """Modalities whose devices write into the picture as a matter of course, or that are screen shots."""
 
 
-def looks(limits: Limits) -> tuple[Contract, ...]:
-    """Return contracts that decode the frames that are looked at: the first and the middle one."""
-    return tuple(
-        Contract(
-            name="look",
-            accept=Accept(
-                formats=("dicom", "jpeg", "png", "tiff", "jpeg2000", "webp"), frames=frames
-            ),
-            limits=limits,
-        )
-        for frames in ("first", "middle")
-    )
-
-
-def decoded(data: bytes, limits: Limits, *, several: bool) -> list[Instance]:
-    """Decode the frames that are looked at.
+def decoded(data: bytes, limits: Limits) -> tuple[int, list[Instance]]:
+    """Return how many frames there are, and the first, the middle and the last of them.
 
     Raises
     ------
     ImageError
         If the pixels can't be read: what nobody can look at can't be given away.
     """
-    contracts = looks(limits)
-    return [read(data, contract) for contract in (contracts if several else contracts[:1])]
+    formats = ("dicom", "jpeg", "png", "tiff", "jpeg2000", "webp")
+    accept = Accept(formats=formats, frames="every", frames_by_class={})
+    contract = Contract(name="look", accept=accept, limits=limits, size=4096)
+    count = frames_in(data, contract)
+    places = sorted({0, count // 2, count - 1})
+    return count, [read(data, contract, place if count > 1 else None) for place in places]
 
 
 def reason_to_set_aside(
@@ -50,12 +40,22 @@ def reason_to_set_aside(
             marks = max(line.marks for line in lines)
             return f"{len(lines)} row(s) of marks that look like text, the longest of {marks} marks"
     if said is not None and said.annotation != "NO" and said.modality in suspects:
-        return f"devices of modality {said.modality} write into the picture, and the header doesn't deny it"
+        return (
+            f"devices of modality {said.modality} write into the picture, "
+            "and the header doesn't say that this one did not"
+        )
     return ""
 
 
-def same_pixels(before: list[Instance], after: list[Instance]) -> None:
-    """Raise CORRUPT unless a clean copy decodes to the very pixels of its source."""
-    for one, other in zip(before, after, strict=True):
-        if one.pixels.dtype != other.pixels.dtype or one.pixels.tobytes() != other.pixels.tobytes():
+def require_same_pixels(
+    before: tuple[int, list[Instance]], after: tuple[int, list[Instance]]
+) -> None:
+    """Raise CORRUPT unless a clean copy decodes to the very pixels of its source.
+
+    Where reduced pages were dropped from a TIFF, the first page is compared.
+    """
+    pairs = list(zip(before[1], after[1], strict=False))
+    for one, other in pairs if before[0] == after[0] else pairs[:1]:
+        same = one.pixels.dtype == other.pixels.dtype and one.pixels.shape == other.pixels.shape
+        if not same or one.pixels.tobytes() != other.pixels.tobytes():
             raise ImageError("CORRUPT", "the clean copy does not decode to the same pixels")

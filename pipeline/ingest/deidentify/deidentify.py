@@ -1,94 +1,86 @@
-"""From a folder to a folder of clean copies: every file written, set aside or refused, and a log of it."""
+"""From a source to a folder of clean copies: every file written, set aside or refused, and a log of it."""
 
 import csv
 import io
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_schemas.contract import Limits
-from data_schemas.errors import ImageError, UsageError
-from data_schemas.files import replacing, sha256, write_bytes, write_text
+from data_schemas.errors import HilumError, UsageError
+from data_schemas.files import replacing, write_text
 from data_schemas.progress import Progress
 from data_schemas.version import our_version
-from pipeline.imaging.limits import check_file
-from pipeline.imaging.sniff import format_of
-from pipeline.ingest.deidentify.burned_in import (
-    SUSPECTS,
-    decoded,
-    reason_to_set_aside,
-    same_pixels,
+from pipeline.imaging.workers import Crew, End, WorkerLimits
+from pipeline.ingest.deidentify.copying import (
+    KNOWN,
+    REFUSED,
+    SET_ASIDE,
+    Outcome,
+    Settings,
+    clean_file,
 )
-from pipeline.ingest.deidentify.dicom import clean_object, suspicion
-from pipeline.ingest.deidentify.photograph import clean_photograph
-from pipeline.ingest.deidentify.profile import Choice
-from pipeline.ingest.patients import pseudonym
+from pipeline.ingest.patients import place_key, pseudonym
+from pipeline.ingest.records import SourceFile
+from pipeline.ingest.sources.listing import Access
+from pipeline.ingest.sources.open import open_source
+from pipeline.ingest.taking import digest_of
+from pipeline.model.cores import available_cores
 
 INFO, LOG, ASIDE, JOURNAL = "deidentified.json", "deidentified.parquet", "set-aside.csv", ".journal"
-WRITTEN, SET_ASIDE, REFUSED = "written", "set aside", "refused"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How copies are made."""
-
-    choice: Choice = field(default_factory=Choice)
-    keep_burned_in: bool = False
-    suspects: tuple[str, ...] = SUSPECTS
-    limits: Limits = field(default_factory=Limits)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one file. Nothing in it identifies anybody."""
-
-    source_sha256: str
-    status: str
-    file: str = ""
-    """Path below the output folder, of pseudonyms."""
-    code: str = ""
-    reason: str = ""
+_PRELOAD = ("pipeline.ingest.deidentify.copying",)
 
 
 def deidentify(
-    source: Path, out: Path, settings: Settings, *, key: bytes, progress: Progress
+    source: str, out: Path, settings: Settings, *, key: bytes, progress: Progress, workers: int = 0
 ) -> list[Outcome]:
     """Write clean copies of the DICOM images and photographs of ``source`` into ``out``.
 
     Same key, same settings and same files give the same bytes. What an earlier run, even a killed
-    one, has done is not done again.
+    one, has done is not done again. Each file is cleaned in a process apart.
 
     Parameters
     ----------
     source
-        A file, or a folder of any depth. Hidden files don't count.
+        A folder of any depth, an archive, or another source that ``hilum ingest`` takes.
     key
         Key of the pseudonyms, the mapped UIDs and the moved dates.
+    workers
+        Processes; 0: one for each core.
 
     Raises
     ------
     UsageError
         If there are no files, or ``out`` lies inside ``source`` or holds something else.
     """
-    files = _files(source, out)
+    path = Path(source)
+    if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        raise UsageError("lies inside the source folder", where=out, mend="write it elsewhere")
+    access = Access(most_bytes=settings.limits.file_bytes)
+    files = open_source(source, progress=progress, access=access).files
     _open(out, settings, key)
     done = _done(out)
+    task = partial(clean_file, out=out, settings=settings, key=key, known=frozenset(done))
     outcomes: list[Outcome] = []
-    with (out / JOURNAL).open("a", encoding="utf-8") as journal:
-        for number, path in enumerate(files, start=1):
-            outcome = _one(path, source, out, settings, key, done)
+    with (
+        (out / JOURNAL).open("a", encoding="utf-8") as journal,
+        Crew(task, workers or available_cores(), WorkerLimits(), _PRELOAD) as crew,
+    ):
+        for file, answer in crew.stream(files):
+            if isinstance(answer, End) and not answer.code:
+                continue  # the outcome came before
+            outcome = _outcome(file, answer, done, key)
             if outcome.source_sha256 not in done:
                 done[outcome.source_sha256] = outcome
                 journal.write(json.dumps(asdict(outcome)) + "\n")
                 journal.flush()
             outcomes.append(outcome)
-            progress(number, len(files), "cleaning")
+            progress(len(outcomes), len(files), "cleaning")
     _close(out, sorted(set(outcomes), key=lambda outcome: outcome.source_sha256))
     return outcomes
 
@@ -102,31 +94,19 @@ def counts(outcomes: list[Outcome]) -> dict[str, dict[str, int]]:
     }
 
 
-def _files(source: Path, out: Path) -> list[Path]:
-    if not source.exists():
-        raise UsageError("there is no such file or folder", where=source)
-    if source.is_file():
-        return [source]
-    if out.resolve().is_relative_to(source.resolve()):
-        raise UsageError("lies inside the source folder", where=out, mend="write it elsewhere")
-    found = sorted(_walk(source))
-    if not found:
-        raise UsageError("the folder holds no files", where=source)
-    return found
+def _outcome(
+    file: SourceFile, answer: Outcome | End, done: dict[str, Outcome], key: bytes
+) -> Outcome:
+    if isinstance(answer, End):
+        if "OSError" in answer.reason:
+            raise HilumError("the output folder can't be written", mend="is the disk full?")
+        digest = digest_of(file) or place_key(key, file.place)
+        return Outcome(digest, REFUSED, code=answer.code, reason=answer.reason)
+    return done[answer.source_sha256] if answer.status == KNOWN else answer
 
 
-def _walk(source: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(source):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(folder) / name
-            if not name.startswith(".") and path.is_file():
-                yield path
-
-
-def _open(out: Path, settings: Settings, key: bytes) -> None:
-    """Mark the folder as ours, made in this way; refuse one that was made in another."""
-    mark = {
+def _mark(settings: Settings, key: bytes) -> str:
+    mark: dict[str, Any] = {
         "schema_version": 1,
         "hilum_version": our_version(),
         "dates": settings.choice.dates,
@@ -136,10 +116,15 @@ def _open(out: Path, settings: Settings, key: bytes) -> None:
         "limits": settings.limits.model_dump(mode="json"),
         "key": pseudonym(key, "which key this folder was made with"),
     }
-    text = json.dumps(mark, indent=2) + "\n"
+    return json.dumps(mark, indent=2) + "\n"
+
+
+def _open(out: Path, settings: Settings, key: bytes) -> None:
+    """Mark the folder as ours, made in this way; refuse one that was made in another."""
+    text = _mark(settings, key)
     if out.exists() and not out.is_dir():
         raise UsageError("is a file; a folder is written here", where=out)
-    if out.is_dir() and any(path.name != INFO for path in out.iterdir()):
+    if out.is_dir() and any(out.iterdir()):
         if not (out / INFO).is_file():
             raise UsageError("the folder is not empty", where=out, mend="choose another")
         if (out / INFO).read_text(encoding="utf-8") != text:
@@ -165,55 +150,6 @@ def _done(out: Path) -> dict[str, Outcome]:
             except (ValueError, TypeError):  # the line that the end cut off
                 continue
     return {o.source_sha256: o for o in found if not o.file or (out / o.file).is_file()}
-
-
-def _one(
-    path: Path, source: Path, out: Path, settings: Settings, key: bytes, done: dict[str, Outcome]
-) -> Outcome:
-    place = path.relative_to(source).as_posix() if source.is_dir() else path.name
-    unread = pseudonym(key, f"unread:{place}")
-    try:
-        check_file(path.stat().st_size, settings.limits)
-        data = path.read_bytes()
-    except ImageError as error:
-        return Outcome(unread, REFUSED, code=error.code, reason=error.what)
-    except OSError:
-        return Outcome(unread, REFUSED, code="CORRUPT", reason="the file can't be read")
-    digest = sha256(data)
-    if digest in done:
-        return done[digest]
-    folder = place.rpartition("/")[0]
-    try:
-        return _copy(data, digest, folder, out, settings, key)
-    except ImageError as error:
-        return Outcome(digest, REFUSED, code=error.code, reason=error.what)
-    except MemoryError:
-        reason = "cleaning the file needs more memory than there is"
-        return Outcome(digest, REFUSED, code="TOO_LARGE", reason=reason)
-
-
-def _copy(
-    data: bytes, digest: str, folder: str, out: Path, settings: Settings, key: bytes
-) -> Outcome:
-    is_dicom = format_of(data) == "dicom"
-    limits = settings.limits
-    name = pseudonym(key, f"file:{digest}")
-    if is_dicom:
-        made = clean_object(data, key=key, choice=settings.choice, limits=limits, digest=digest)
-        clean, file = made.data, f"{made.patient}/{made.study}/{made.series}/{name}.dcm"
-    else:
-        clean, ending = clean_photograph(data)
-        file = f"photographs/{pseudonym(key, f'folder:{folder}')}/{name}{ending}"
-    before = decoded(data, limits, several=is_dicom)
-    same_pixels(before, decoded(clean, limits, several=is_dicom))
-    reason = reason_to_set_aside(
-        before, suspicion(data, limits) if is_dicom else None, settings.suspects
-    )
-    code = "BURNED_IN_TEXT" if reason else ""
-    if reason and not settings.keep_burned_in:
-        return Outcome(digest, SET_ASIDE, code=code, reason=reason)
-    write_bytes(out / file, clean)
-    return Outcome(digest, WRITTEN, file, code, reason)
 
 
 def _close(out: Path, outcomes: list[Outcome]) -> None:

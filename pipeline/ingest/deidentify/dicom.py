@@ -5,7 +5,8 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom.dataelem import DataElement
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
@@ -15,17 +16,22 @@ from data_schemas.contract import Limits
 from data_schemas.errors import ImageError
 from data_schemas.version import our_version
 from pipeline.imaging import attributes as get
-from pipeline.imaging.dicom_parse import DEFLATED, Parsed, no_pixels, parse, pixel_element
+from pipeline.imaging.dicom_parse import BIG_ENDIAN, DEFLATED, IMPLICIT, Parsed, no_pixels, parse
 from pipeline.imaging.fragments import ITEM
 from pipeline.ingest.deidentify import values
 from pipeline.ingest.deidentify.encapsulated import clean_pixels
-from pipeline.ingest.deidentify.header import Cleaning, clean_header, words_of_names
+from pipeline.ingest.deidentify.header import (
+    Cleaning,
+    clean_header,
+    with_character_set,
+    words_of_names,
+)
 from pipeline.ingest.deidentify.profile import Choice
 from pipeline.ingest.patients import pseudonym
 
 IMPLEMENTATION = "2.25.117236415268190532498130570927419386521"
-_IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
-_NATIVE = (_IMPLICIT, _EXPLICIT, _BIG, DEFLATED)
+_EXPLICIT = "1.2.840.10008.1.2.1"
+_NATIVE = (IMPLICIT, _EXPLICIT, BIG_ENDIAN, DEFLATED)
 _NO_PICTURE = (
     ("1.2.840.10008.5.1.4.1.1.88.", "a structured report"),
     ("1.2.840.10008.5.1.4.1.1.11.", "a presentation state"),
@@ -74,6 +80,8 @@ def clean_object(
     with get.quiet():
         try:
             parsed = parse(data, limits)
+            if parsed.syntax and not parsed.syntax.startswith(IMPLICIT):
+                raise ImageError("WRONG_FORMAT", "the transfer syntax is a maker's own")
             return _cleaned(parsed, key, choice, digest)
         except ImageError:
             raise
@@ -91,7 +99,8 @@ def suspicion(data: bytes, limits: Limits) -> Suspicion:
 
 
 def _cleaned(parsed: Parsed, key: bytes, choice: Choice, digest: str) -> CleanObject:
-    source = parsed.header
+    implicit = _is_implicit(parsed)
+    source = with_character_set(parsed.header)
     sop_class = _sop_class(source)
     patient = get.text(source, "PatientID")
     study, series = get.text(source, "StudyInstanceUID"), get.text(source, "SeriesInstanceUID")
@@ -105,7 +114,7 @@ def _cleaned(parsed: Parsed, key: bytes, choice: Choice, digest: str) -> CleanOb
     header.PatientID = header.PatientName = name
     _say_so(header, choice)
     return CleanObject(
-        _bytes(header, parsed),
+        _bytes(header, parsed, implicit=implicit),
         name,
         pseudonym(key, f"study:{study or digest}"),
         pseudonym(key, f"series:{series or study or digest}"),
@@ -114,9 +123,6 @@ def _cleaned(parsed: Parsed, key: bytes, choice: Choice, digest: str) -> CleanOb
 
 def _sop_class(source: Dataset) -> str:
     sop_class = get.text(source, "SOPClassUID")
-    if not sop_class:
-        meta = getattr(source, "file_meta", None)
-        sop_class = "" if meta is None else get.text(meta, "MediaStorageSOPClassUID")
     for start, name in _NO_PICTURE:
         if sop_class.startswith(start):
             raise ImageError("NOT_AN_IMAGE", f"the DICOM object is {name}, which holds free text")
@@ -129,10 +135,12 @@ def _sop_class(source: Dataset) -> str:
 
 def _pixels(parsed: Parsed, header: Dataset) -> None:
     """Copy the pixels: the same bytes, but metadata inside compressed streams and what hangs behind."""
-    found = pixel_element(parsed.header)
-    if found is None:
-        raise no_pixels(parsed.header)
-    keyword, value, vr = found
+    if parsed.pixels is None:
+        raise no_pixels(parsed)
+    keyword, vr = parsed.pixels.keyword, parsed.pixels.vr
+    value = bytes(parsed.pixels.value)
+    if not value:
+        raise ImageError("TRUNCATED", "the pixel data are empty")
     encapsulated = value.startswith(ITEM)
     frames = max(1, get.integer(parsed.header, "NumberOfFrames") or 1)
     if encapsulated != (parsed.syntax not in (*_NATIVE, "")):
@@ -145,7 +153,7 @@ def _pixels(parsed: Parsed, header: Dataset) -> None:
     else:
         value = _without_tail(parsed.header, value, frames)
         value = _without_overlay(parsed, value)
-    header.add(DataElement(parsed.header[keyword].tag, "OB" if encapsulated else vr, value))
+    header.add(DataElement(tag_for_keyword(keyword) or 0, "OB" if encapsulated else vr, value))
     header[keyword].is_undefined_length = encapsulated
 
 
@@ -208,15 +216,22 @@ def _say_so(header: Dataset, choice: Choice) -> None:
         del header.SpecificCharacterSet
 
 
-def _bytes(header: Dataset, parsed: Parsed) -> bytes:
-    encoding = parsed.header.original_encoding
-    implicit, little = bool(encoding[0]), parsed.little_endian
+def _is_implicit(parsed: Parsed) -> bool:
+    for tag in parsed.header.keys():  # noqa: SIM118 - a data set iterates over elements
+        element = parsed.header.get_item(tag)
+        if isinstance(element, RawDataElement):
+            return element.is_implicit_VR
+    return True
+
+
+def _bytes(header: Dataset, parsed: Parsed, *, implicit: bool) -> bytes:
+    little = parsed.little_endian
     syntax = parsed.syntax
     if syntax == DEFLATED:
         implicit = False
     elif syntax in (*_NATIVE, ""):
         # as it is stored, which isn't always what its file meta says
-        syntax = _IMPLICIT if implicit else (_EXPLICIT if little else _BIG)
+        syntax = IMPLICIT if implicit else (_EXPLICIT if little else BIG_ENDIAN)
     else:
         implicit, little = False, True
     meta = FileMetaDataset()

@@ -4,8 +4,9 @@ import struct
 
 from pydicom.encaps import encapsulate
 
+from data_schemas.errors import ImageError
 from pipeline.imaging.codestream import STARTS
-from pipeline.imaging.fragments import frame_of
+from pipeline.imaging.fragments import split
 from pipeline.ingest.deidentify.boxes import blank_comments, clean_jp2, clean_jxl
 from pipeline.ingest.deidentify.jpeg import clean_jpeg
 
@@ -24,7 +25,10 @@ def clean_pixels(
     ImageError
         If frames can't be told apart, or a stream can't be followed.
     """
-    found = [frame_of(value, frames, index, extended) for index in range(frames)]
+    pieces = split(memoryview(value), frames, extended)
+    if len(pieces) < frames:
+        raise ImageError("TRUNCATED", f"the pixel data end before frame {len(pieces) + 1} does")
+    found = [pieces.frame(index) for index in range(frames)]
     cleaned = [clean_stream(frame) for frame in found]
     if all(_same(new, old) for new, old in zip(cleaned, found, strict=True)):
         return value, None

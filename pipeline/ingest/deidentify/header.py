@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom.datadict import dictionary_has_tag, dictionary_VM
+from pydicom.charset import convert_encodings
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from pipeline.imaging import attributes as get
+from pipeline.imaging.dicom_elements import items
 from pipeline.ingest.deidentify import values
 from pipeline.ingest.deidentify.codes import LOCAL_CODE, clean_code, is_coded, meaning_of
 from pipeline.ingest.deidentify.icc import clean_profile
@@ -108,7 +111,7 @@ def clean_header(source: Dataset, cleaning: Cleaning, depth: int = 0) -> Dataset
         if tag.is_private or tag.element == 0 or not dictionary_has_tag(tag) or _is_graphic(tag):
             continue
         try:
-            element = source[tag]
+            element = _element(source, tag)
             cleaned = _clean(element, cleaning, depth)
             if cleaned is not None:
                 target.add(cleaned)
@@ -126,10 +129,28 @@ def words_of_names(source: Dataset) -> frozenset[str]:
     return frozenset(word for word in found if len(word) >= 4)
 
 
+def with_character_set(source: Dataset, parents: Any = None) -> Dataset:
+    """Let pydicom decode text as (0008,0005) says, or else as the data set around it does."""
+    try:
+        own = convert_encodings(get.values(source, "SpecificCharacterSet") or None)
+    except Exception:  # noqa: BLE001 - names that aren't known, and worse
+        own = None
+    given = "SpecificCharacterSet" in source
+    source.set_original_encoding(None, None, own if given or parents is None else parents)
+    return source
+
+
+def _element(source: Dataset, tag: Any) -> DataElement:
+    if dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ":
+        for entry in items(source, int(tag)):  # forgives what pydicom's own parser doesn't
+            with_character_set(entry, source.original_character_set)
+    return source[tag]
+
+
 def _every(source: Dataset, depth: int) -> Iterator[DataElement]:
     for tag in source.keys() if depth <= _MOST_DEPTH else ():
         try:
-            element = source[tag]
+            element = _element(source, tag)
         except Exception:  # noqa: BLE001, S112 - pydicom converts on access
             continue
         if element.VR == "SQ":

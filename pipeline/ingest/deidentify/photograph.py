@@ -6,12 +6,10 @@ from collections.abc import Callable
 from data_schemas.errors import ImageError
 from pipeline.imaging import jpeg, tiff
 from pipeline.imaging.sniff import format_of
-from pipeline.ingest.deidentify.boxes import clean_jp2, clean_webp
+from pipeline.ingest.deidentify.boxes import clean_jpeg2000, clean_webp
 from pipeline.ingest.deidentify.jpeg import clean_jpeg
 from pipeline.ingest.deidentify.png import clean_png
 from pipeline.ingest.deidentify.tiff import clean_tiff
-
-_JP2 = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 
 
 def clean_photograph(data: bytes) -> tuple[bytes, str]:
@@ -22,8 +20,8 @@ def clean_photograph(data: bytes) -> tuple[bytes, str]:
     ImageError
         WRONG_FORMAT for a format that can't be cleaned; TRUNCATED or CORRUPT for broken files.
     """
-    form = _form(data)
-    if form is None:
+    form = format_of(data)
+    if form not in _CLEANERS:
         raise ImageError("NOT_AN_IMAGE", "the bytes are no format that can be cleaned")
     cleaner, ending = _CLEANERS[form]
     try:
@@ -32,23 +30,14 @@ def clean_photograph(data: bytes) -> tuple[bytes, str]:
         raise ImageError("CORRUPT", "the file contradicts itself") from error
 
 
-def _form(data: bytes) -> str | None:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    if data.startswith(_JP2):
-        return "jpeg2000"
-    form = format_of(data)
-    return form if form in _CLEANERS else None
-
-
 def _clean_jpeg(data: bytes) -> bytes:
     return clean_jpeg(data, orientation=tiff.orientation(jpeg.markers(data).exif))
 
 
-_CLEANERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+_CLEANERS: dict[str | None, tuple[Callable[[bytes], bytes], str]] = {
     "jpeg": (_clean_jpeg, ".jpg"),
     "png": (clean_png, ".png"),
     "tiff": (clean_tiff, ".tif"),
-    "jpeg2000": (clean_jp2, ".jp2"),
+    "jpeg2000": (clean_jpeg2000, ".jp2"),
     "webp": (clean_webp, ".webp"),
 }

@@ -74,9 +74,9 @@ def learn_patterns(pixels: Pixels, count: int) -> Patterns:
     """Learn from at most 4,000 images, evenly spaced, what the pictures have in common."""
     places = np.unique(np.linspace(0, count - 1, min(count, _LEARN_FROM)).astype(np.int64))
     parts = [standard(small_grey(pixels(some))) for some in _some(places, _READ)]
-    standard = np.concatenate(parts)
-    mean = standard.mean(0)
-    values, vectors = np.linalg.eigh((standard - mean).T @ (standard - mean))
+    rows = np.concatenate(parts)
+    mean = rows.mean(0)
+    values, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
     patterns = np.ascontiguousarray(vectors[:, np.argsort(values)[::-1]].T, np.float32)
     common = min(_COMMON, count // 8)
     return Patterns(mean, patterns[:common], patterns[common : common + _HASH])

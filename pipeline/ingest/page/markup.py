@@ -38,7 +38,7 @@ def table(
     note = f'<p class="quiet">{quiet}</p>' if quiet else ""
     return (
         f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{names}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{note}"
+        f"<tbody>{body}</tbody></table>{note}</div>"
     )
 
 

@@ -153,14 +153,15 @@ def _keep(shown: list[dict[str, Any]], row: dict[str, Any]) -> None:
 
 
 def _refusal_group(group: Refused) -> str:
-    code = escape(group.code)
+    code, reasons = escape(group.code), group.reasons
+    few = len(reasons) <= _FEW_REASONS
+    meaning = reasons[0][0] if len(reasons) == 1 else REFUSALS.get(group.code, "")
     parts = [
         f'<h3 id="refused-{code}"><code>{code}</code> <span class="quiet">{group.count:,}</span></h3>',
-        f"<p>{escape(REFUSALS.get(group.code, ''))}</p>",
+        f"<p>{escape(meaning)}</p>",
     ]
-    few = len(group.reasons) <= _FEW_REASONS
-    if few and [reason for reason, _ in group.reasons] != [REFUSALS.get(group.code)]:
-        lines = (f"<li>{count:,} × {escape(reason)}</li>" for reason, count in group.reasons)
+    if few and len(reasons) > 1:
+        lines = (f"<li>{count:,} × {escape(reason)}</li>" for reason, count in reasons)
         parts.append(f"<ul>{''.join(lines)}</ul>")
     seen = [row for row in group.shown if row["thumbnail"] is not None]
     unseen = [row for row in group.shown if row["thumbnail"] is None]

@@ -1,6 +1,6 @@
 """Write clean copies of DICOM images and photographs for research.
 
-IN is a file or a folder of any depth. DICOM is cleaned by the Basic Application Level Confidentiality
+IN is a folder of any depth, an archive, or another source that `hilum ingest` takes. DICOM is cleaned by the Basic Application Level Confidentiality
 Profile of PS3.15 Annex E, in sequences too: names, dates and free text go, private attributes,
 overlays and curves as well, UIDs and patient identifiers are mapped by a keyed hash, file meta and
 preamble are written anew. Reports, documents and presentation states are refused. JPEG, PNG, TIFF,
@@ -26,7 +26,7 @@ from services.cli.key import pseudonym_key
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("source", type=Path, metavar="IN", help="a file or a folder")
+    parser.add_argument("source", metavar="IN", help="a folder, an archive or a list file")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
     parser.add_argument(
         "--dates",
@@ -53,13 +53,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write files with suspected text, too; the log marks them",
     )
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes (default: one for each core)"
+    )
     parser.add_argument("--key-file", type=Path, help="file with the key of the pseudonyms")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Clean and print what became of the files."""
     from pipeline.ingest.deidentify.burned_in import SUSPECTS
-    from pipeline.ingest.deidentify.deidentify import Settings, counts, deidentify
+    from pipeline.ingest.deidentify.copying import Settings
+    from pipeline.ingest.deidentify.deidentify import counts, deidentify
     from pipeline.ingest.deidentify.profile import Choice
 
     suspects = SUSPECTS
