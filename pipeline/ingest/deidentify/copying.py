@@ -30,7 +30,7 @@ WRITTEN, SET_ASIDE, REFUSED, KNOWN = "written", "set aside", "refused", "known"
 class Settings:
     """How copies are made."""
 
-    choice: Choice = Choice()
+    choice: Choice = field(default_factory=Choice)
     keep_burned_in: bool = False
     suspects: tuple[str, ...] = SUSPECTS
     limits: Limits = field(default_factory=Limits)
