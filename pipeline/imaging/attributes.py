@@ -11,6 +11,7 @@ from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
 from pydicom.tag import BaseTag
 
 from pipeline.imaging.dicom_elements import items
@@ -53,7 +54,7 @@ def values(header: Dataset, keyword: str) -> list[Any]:
         return []
     if value is None or (isinstance(value, str | bytes) and not value):
         return []
-    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+    if isinstance(value, str | bytes | PersonName) or not hasattr(value, "__iter__"):
         return [value]
     return list(value)
 

@@ -1,5 +1,7 @@
 """What a DICOM header says about the picture as a whole: side, view, device, shape of a pixel."""
 
+import re
+
 from pydicom.dataset import Dataset
 
 from data_schemas.terms import Laterality
@@ -39,10 +41,30 @@ def aspect(header: Dataset, frame: int) -> float:
     return 1.0
 
 
+_NAMES = (
+    "PatientName",
+    "PatientID",
+    "OtherPatientIDs",
+    "OtherPatientNames",
+    "ReferringPhysicianName",
+)
+
+
 def device(header: Dataset) -> str:
-    """Return manufacturer and model; no serial number, no station."""
-    words = (get.text(header, "Manufacturer"), get.text(header, "ManufacturerModelName"))
-    return " ".join(word for word in words if word)
+    """Return manufacturer and model; no serial number, no station.
+
+    Both are free text. What repeats a word of a name or an identifier of the patient is left out.
+    """
+    given = (get.text(header, "Manufacturer"), get.text(header, "ManufacturerModelName"))
+    names = {
+        word
+        for keyword in _NAMES
+        for word in re.split(r"[\^=\s,;]+", get.text(header, keyword).casefold())
+        if len(word) >= 4
+    }
+    return " ".join(
+        text for text in given if text and not any(name in text.casefold() for name in names)
+    )
 
 
 def view(header: Dataset, frame: int) -> str:

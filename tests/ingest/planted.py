@@ -6,6 +6,7 @@ import io
 import itertools
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def header(seed: int, charset: str = "ISO_IR 192", name: str = NAME) -> Dataset:
     h.AcquisitionDateTime = "20191224142536.123456"
     h.StudyDescription = f"for {name.split('^')[0]}"
     h.ImageComments = "lives next to the mill"
-    h.Manufacturer, h.ManufacturerModelName = "Acme", "Zwanzigmann edition"
+    h.Manufacturer, h.ManufacturerModelName = "Acme", f"{name.split('^')[0]} edition"
     deep, request, code, other = Dataset(), Dataset(), Dataset(), Dataset()
     deep.PatientName, deep.PatientID = name, "NESTED-ID-90210"
     deep.ReferencedSOPInstanceUID = UIDS["referenced"]
@@ -178,6 +179,7 @@ def exif(orientation: int = 1) -> bytes:
 XMP = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><dc:creator>XMP-CREATOR-HUBERT</dc:creator></x:xmpmeta>"
 
 
+@cache  # lcms writes the time into it
 def icc() -> bytes:
     from PIL import ImageCms
 

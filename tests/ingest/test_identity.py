@@ -12,8 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import planted
+from tests.ingest import planted
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key for tests of identity only"

@@ -37,16 +37,19 @@ def clean_jpeg(data: bytes, *, orientation: int = 1, in_dicom: bool = False) -> 
     """
     kept = [b"\xff\xd8"]
     profile: list[bytes] = []
-    at = 2
+    at, fill = 2, b""
     while True:
+        start = at
         code, at = _marker(data, at)
+        fill = b"\xff" * min(at - start - 2, 1)  # CharLS keeps lengths even so
         if code == _END:
             break
         if code in _STANDALONE or code == _START:
             continue
         end = _segment_end(data, at)
         body = data[at + 2 : end]
-        kept.append(_kept(code, body, jfif_allowed=len(kept) == 1))
+        segment = _kept(code, body, jfif_allowed=len(kept) == 1)
+        kept.append(fill + segment if segment else b"")
         if code == 0xE2 and body.startswith(_ICC):
             profile.append(body)
         at = end
@@ -56,8 +59,8 @@ def clean_jpeg(data: bytes, *, orientation: int = 1, in_dicom: bool = False) -> 
             at = after
     extra = b"" if in_dicom else _exif(orientation) + _icc(profile)
     # JFIF has to stand right behind the start
-    first = 2 if len(kept) > 1 and kept[1].startswith(b"\xff\xe0") else 1
-    return b"".join([*kept[:first], extra, *kept[first:], b"\xff\xd9"])
+    first = 2 if len(kept) > 1 and kept[1].lstrip(b"\xff").startswith(b"\xe0") else 1
+    return b"".join([*kept[:first], extra, *kept[first:], fill, b"\xff\xd9"])
 
 
 def _kept(code: int, body: bytes, *, jfif_allowed: bool) -> bytes:
