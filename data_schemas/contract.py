@@ -70,15 +70,42 @@ class Grey(Part):
         return self
 
 
+class GateTerm(Part):
+    """One measured feature's part in the odds that a photograph can be judged."""
+
+    weight: float = Field(description="log-odds for one unit of the feature")
+    typical: float = Field(description="the feature of a typical photograph, which adds nothing")
+
+
+class Gate(Part):
+    """A logistic gate: a photograph is refused where its log-odds of being gradable are below 0.
+
+    A feature that is better than typical adds nothing, one that is worse takes its weight away.
+    """
+
+    bias: float = Field(description="log-odds of a typical photograph")
+    terms: dict[str, GateTerm] = Field(
+        description="feature of pipeline.imaging.quality -> its part"
+    )
+
+
 class Quality(Part):
     """When a fundus photograph is too poor to judge (measured inside the field of view)."""
 
     check: bool = False
-    min_sharpness: float = Field(default=0.0, ge=0)
+    min_sharpness: float = Field(
+        default=0.0, ge=0, description="fine over coarse detail, a ratio (blur takes fine first)"
+    )
     min_brightness: float = Field(default=0.0, ge=0, le=255)
     max_brightness: float = Field(default=255.0, ge=0, le=255)
+    min_colour: float = Field(
+        default=-1.0, ge=-1, le=1, description="(red - green) / (red + green); a retina is red"
+    )
     min_field: float = Field(
         default=0.0, ge=0, le=1, description="share of the field's circle that is visible"
+    )
+    gate: Gate | None = Field(
+        default=None, description="learned by benchmarks/quality/run.py --fit; null: limits only"
     )
 
 

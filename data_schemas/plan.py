@@ -42,6 +42,9 @@ class Learning(Part):
     )
     precision: Literal["fp32", "bf16"] = "fp32"
     patience: int = Field(default=10, ge=1, description="epochs without a better tune AUC")
+    checkpoint_minutes: float = Field(
+        default=5.0, gt=0, description="write a checkpoint this often, and at every epoch's end"
+    )
 
 
 class Augmentation(Part):

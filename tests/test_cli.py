@@ -156,6 +156,17 @@ def test_progress_without_a_terminal_is_lines_and_always_tells_the_end(capsys):
     assert lines[-1].startswith("reading: 100/100")
 
 
+def test_progress_of_a_list_whose_length_is_not_known_is_not_a_line_each(capsys):
+    console = Console()
+    for done in range(1, 101):
+        console.progress(done, done, "listing")
+    for done in (40, 70, 100):
+        console.progress(done, 100, "reading")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("reading: 100/100, ")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -11,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 def fundus_jpeg(rows: int = 2000, columns: int = 3000) -> bytes:
     """Return a JPEG (quality 92, 4:2:0) of a round field with vessels, a disc and noise on black.
 
-    It has 0.8 bits a pixel; full-size fundus photographs of one hospital have 0.5 to 0.6.
+    It has 0.7 bits a pixel; full-size fundus photographs of one hospital have 0.5 to 0.6.
     """
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
@@ -24,7 +24,7 @@ def fundus_jpeg(rows: int = 2000, columns: int = 3000) -> bytes:
         vessels += np.exp(-(((y - path) / rng.uniform(3, 9)) ** 2))
     disc = np.exp(-((np.hypot(y - rows / 2, x - columns * 0.62) / (0.07 * rows)) ** 4))
     light = shade * (1 - 0.35 * np.minimum(vessels, 1)) + 0.4 * disc
-    noise = rng.normal(0, 3, (rows, columns, 1)) + rng.normal(0, 1, (rows, columns, 3))
+    noise = rng.normal(0, 2, (rows, columns, 1)) + rng.normal(0, 0.7, (rows, columns, 3))
     picture = light[..., None] * np.array([185, 95, 45], np.float32) + noise
     picture *= (away < 1)[..., None]
     stream = io.BytesIO()

@@ -3,17 +3,19 @@
     python benchmarks/ingest/run.py
 
 Reads ../shared/data/dicom (of each group the six largest single-frame files of at least 250 pixels
-a side that both recipes read) and draws a 6-megapixel fundus photograph and a 2048 x 2048
-radiograph. One process, one core, one thread; plain, road and bare in turn for every file; CPU time,
-medians of rounds; a group's figure is the mean over its files.
+a side that both recipes read) and ../shared/data/fundus_rahim (six full-size photographs), and draws
+a 6-megapixel fundus photograph and a 2048 x 2048 radiograph. Every group in a fresh process on one core with one thread; plain, road and bare in turn for every
+file; CPU time, medians of rounds; a group's figure is the mean over its files.
 """
 
 import csv
 import io
+import multiprocessing
 import statistics
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ from pipeline.imaging.read import read  # noqa: E402
 from pipeline.imaging.resize import resample  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data" / "dicom"
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "fundus_rahim" / "full_size"
 SIDE = 512
 FILES_EACH = 6
 LEAST_SIDE = 250
@@ -73,12 +76,14 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Group:
+class Plan:
     """Files that share a bar; ``least`` is the ratio plain / road to reach, 0 where none is set."""
 
     name: str
     least: float
-    cases: list[Case]
+    paths: tuple[Path, ...]
+    kind: str = ""
+    """Of a photograph or radiograph: which recipe; empty for the shared DICOM files."""
 
 
 def plain_dicom(data: bytes) -> np.ndarray:
@@ -219,23 +224,28 @@ def dicom_case(data: bytes) -> Case | None:
     return case
 
 
-def shared_groups() -> list[Group]:
+def shared_groups() -> list[Plan]:
     """Return the groups of the shared DICOM files that have a bar, then those that have none."""
     with (SHARED / "index.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["frames"] in ("", "1")]
     rows = [row for row in rows if row["rows"].isdigit() and row["columns"].isdigit()]
     rows = [row for row in rows if min(int(row["rows"]), int(row["columns"])) >= LEAST_SIDE]
     rows.sort(key=lambda row: (-int(row["bytes"]), row["file"]))
-    found: dict[tuple[str, float], list[Case]] = {}
+    found: dict[tuple[str, float], list[Path]] = {}
     for row in rows:
-        key = _group_of(row)
-        chosen = found.setdefault(key, [])
-        if len(chosen) < FILES_EACH:
-            case = dicom_case((SHARED / row["file"]).read_bytes())
-            if case is not None:
-                chosen.append(case)
-    groups = [Group(name, least, cases) for (name, least), cases in found.items() if cases]
-    return sorted(groups, key=lambda group: (group.least == 0, group.name))
+        found.setdefault(_group_of(row), []).append(SHARED / row["file"])
+    plans = [Plan(name, least, tuple(paths)) for (name, least), paths in found.items()]
+    return sorted(plans, key=lambda plan: (plan.least == 0, plan.name))
+
+
+def shared_cases(paths: tuple[Path, ...]) -> list[Case]:
+    """Return the cases of the first files that all three ways read."""
+    cases: list[Case] = []
+    for path in paths:
+        case = dicom_case(path.read_bytes()) if len(cases) < FILES_EACH else None
+        if case is not None:
+            cases.append(case)
+    return cases
 
 
 def _group_of(row: dict[str, str]) -> tuple[str, float]:
@@ -258,35 +268,57 @@ def _group_of(row: dict[str, str]) -> tuple[str, float]:
     }.get(tail, (f"{row['transfer_syntax_name'] or 'no file meta'}, {kind}", 0.0))
 
 
-def drawn_groups() -> list[Group]:
-    """Return the photograph and the radiograph."""
-    jpeg = fundus_jpeg()
-    size = (2000, 3000)
-    whole = contract(3, fit="pad")
-    exact = contract(3, fit="pad", shrink="exact")
-    field = contract(3, region="fundus_field")
-    film = dicom_case(radiograph())
-    assert film is not None
+def photograph_case(data: bytes, recipe: Contract) -> Case:
+    """Return a case of a photograph, with the scale at which the road decodes it."""
+    columns, rows = Image.open(io.BytesIO(data)).size
+    divisor = shrink.divisor(rows, columns, recipe)
+    return Case(
+        data,
+        rows * columns / 1e6,
+        plain_photograph,
+        along_road(recipe),
+        lambda content: bare_photograph(content, divisor, (rows, columns)),
+    )
 
-    def photograph(recipe: Contract) -> Case:
-        divisor = shrink.divisor(*size, recipe)
-        return Case(
-            jpeg, 6.0, plain_photograph, along_road(recipe),
-            lambda data: bare_photograph(data, divisor, size),
-        )  # fmt: skip
 
-    return [
-        Group("6-megapixel fundus JPEG, whole", 4.0, [photograph(whole)]),
-        Group("radiograph 2048 x 2048, 16 bit", 5.0, [film]),
-        Group("6-megapixel fundus JPEG, its field", 0.0, [photograph(field)]),
-        Group("6-megapixel fundus JPEG, shrink: exact", 0.0, [photograph(exact)]),
+def photograph_groups() -> list[Plan]:
+    """Return the drawn photograph whole, the radiograph, real photographs, and both other recipes."""
+    plans = [
+        Plan("6-megapixel fundus JPEG, whole", 4.0, (), "whole"),
+        Plan("radiograph 2048 x 2048, 16 bit", 5.0, (), "film"),
+        Plan("6-megapixel fundus JPEG, its field", 0.0, (), "field"),
+        Plan("6-megapixel fundus JPEG, shrink: exact", 0.0, (), "exact"),
     ]
+    if PHOTOGRAPHS.is_dir():
+        real = tuple(sorted(PHOTOGRAPHS.glob("*.jpg"))[:FILES_EACH])
+        plans += [Plan("real fundus JPEG, whole", 0.0, real, "whole")]
+        plans += [Plan("real fundus JPEG, its field", 0.0, real, "field")]
+    return plans
 
 
-def measured(group: Group) -> tuple[object, ...]:
-    """Time a group; return its row."""
+def cases_of(plan: Plan) -> list[Case]:
+    """Draw or read what a plan names."""
+    if not plan.kind:
+        return shared_cases(plan.paths)
+    if plan.kind == "film":
+        film = dicom_case(radiograph())
+        return [] if film is None else [film]
+    changes = {"whole": {"fit": "pad"}, "exact": {"fit": "pad", "shrink": "exact"}, "field": {"region": "fundus_field"}}  # fmt: skip
+    recipe = contract(3, **changes[plan.kind])
+    jpegs = [path.read_bytes() for path in plan.paths] or [fundus_jpeg()]
+    return [photograph_case(data, recipe) for data in jpegs]
+
+
+def measured(plan: Plan) -> tuple[object, ...] | None:
+    """Time a group; return its row, or ``None`` if not all ways read any file of it."""
+    warnings.simplefilter("ignore")
+    pinned()
+    cv2.setNumThreads(1)
+    cases = cases_of(plan)
+    if not cases:
+        return None
     spent = dict.fromkeys(("plain", "road", "bare", "digest"), 0.0)
-    for case in group.cases:
+    for case in cases:
         ways = {
             "plain": lambda case=case: case.plain(case.data),
             "road": lambda case=case: case.road(case.data),
@@ -294,13 +326,14 @@ def measured(group: Group) -> tuple[object, ...]:
             "digest": lambda case=case: sha256(case.data),
         }
         for name, value in interleaved(ways, ROUNDS).items():
-            spent[name] += value / len(group.cases)
+            spent[name] += value / len(cases)
     ratio, over = spent["plain"] / spent["road"], spent["road"] / spent["bare"]
     without = (spent["road"] - spent["digest"]) / spent["bare"]
-    passed = "" if not group.least else f"{group.least:.1f} {'passed' if ratio >= group.least else 'missed'}"  # fmt: skip
-    megapixels = statistics.mean(case.megapixels for case in group.cases)
+    verdict = "passed" if ratio >= plan.least else "missed"
+    passed = f"{plan.least:.1f} {verdict}" if plan.least else ""
+    megapixels = statistics.mean(case.megapixels for case in cases)
     return (
-        group.name, len(group.cases), f"{megapixels:.2f}", f"{spent['plain']:.2f}",
+        plan.name, len(cases), f"{megapixels:.2f}", f"{spent['plain']:.2f}",
         f"{spent['road']:.2f}", f"{ratio:.2f}", passed, f"{spent['bare']:.2f}", f"{over:.2f}",
         "passed" if over <= BARE_BAR else "missed", f"{spent['digest']:.2f}", f"{without:.2f}",
     )  # fmt: skip
@@ -314,15 +347,16 @@ HEAD = (
 
 def main() -> None:
     """Print the table."""
-    warnings.simplefilter("ignore")
-    pinned()
-    cv2.setNumThreads(1)
-    groups = drawn_groups()
+    plans = photograph_groups()
     if SHARED.is_dir():
-        groups[2:2] = shared_groups()
+        plans[2:2] = shared_groups()
     else:
-        print(f"{SHARED} is missing: drawn pictures only", file=sys.stderr)
-    print(table(HEAD, [measured(group) for group in groups]))
+        print(f"{SHARED} is missing: photographs only", file=sys.stderr)
+    # one process a group, so that the memory that others leave behind doesn't matter
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as one:
+        rows = list(one.map(measured, plans))
+    print(table(HEAD, [row for row in rows if row is not None]))
 
 
 if __name__ == "__main__":

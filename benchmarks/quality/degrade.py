@@ -16,18 +16,21 @@ Picture = NDArray[np.uint8]
 _REFERENCE_WIDTH = 768
 _GAMMA = 2.2
 _SENSOR_NOISE = 1.5
+"""Grey levels; what is lost before the sensor is lost under its noise, which stays sharp."""
 
 
-def _blurred(picture: Picture, sigma: float, _: np.random.Generator) -> Picture:
-    return _per_channel(picture, lambda plane: ndimage.gaussian_filter(plane, _px(picture, sigma)))
+def _blurred(picture: Picture, sigma: float, rng: np.random.Generator) -> Picture:
+    return _per_channel(
+        picture, lambda plane: ndimage.gaussian_filter(plane, _px(picture, sigma)), rng
+    )
 
 
-def _defocused(picture: Picture, radius: float, _: np.random.Generator) -> Picture:
+def _defocused(picture: Picture, radius: float, rng: np.random.Generator) -> Picture:
     # a lens out of focus spreads each point over its aperture: a disc
     reach = _px(picture, radius)
     half = int(np.ceil(reach))
     away = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1])
-    return _convolved(picture, np.clip(reach + 0.5 - away, 0.0, 1.0))
+    return _convolved(picture, np.clip(reach + 0.5 - away, 0.0, 1.0), rng)
 
 
 def _moved(picture: Picture, length: float, rng: np.random.Generator) -> Picture:
@@ -39,7 +42,7 @@ def _moved(picture: Picture, length: float, rng: np.random.Generator) -> Picture
     kernel = np.zeros((2 * half + 1, 2 * half + 1))
     rows, columns = half + along * np.sin(angle), half + along * np.cos(angle)
     np.add.at(kernel, (rows.round().astype(int), columns.round().astype(int)), 1.0)
-    return _convolved(picture, kernel)
+    return _convolved(picture, kernel, rng)
 
 
 def _exposed(picture: Picture, stops: float, rng: np.random.Generator) -> Picture:
@@ -92,7 +95,7 @@ def _px(picture: Picture, pixels: float) -> float:
     return pixels * picture.shape[1] / _REFERENCE_WIDTH
 
 
-def _convolved(picture: Picture, kernel: NDArray[np.float64]) -> Picture:
+def _convolved(picture: Picture, kernel: NDArray[np.float64], rng: np.random.Generator) -> Picture:
     kernel = kernel / kernel.sum()
     half = len(kernel) // 2
     shape = [side + 2 * half for side in picture.shape[:2]]
@@ -103,14 +106,16 @@ def _convolved(picture: Picture, kernel: NDArray[np.float64]) -> Picture:
         out = np.fft.irfft2(np.fft.rfft2(wide) * transform, shape)
         return out[2 * half :, 2 * half :].astype(np.float32)
 
-    return _per_channel(picture, one)
+    return _per_channel(picture, one, rng)
 
 
 def _per_channel(
-    picture: Picture, function: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    picture: Picture,
+    function: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    rng: np.random.Generator,
 ) -> Picture:
     planes = [function(picture[..., k].astype(np.float32)) for k in range(3)]
-    return _as_bytes(np.stack(planes, axis=2))
+    return _as_bytes(np.stack(planes, axis=2) + rng.normal(0.0, _SENSOR_NOISE, picture.shape))
 
 
 def _as_bytes(values: NDArray[np.floating]) -> Picture:

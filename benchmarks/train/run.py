@@ -20,7 +20,7 @@ from timing import interleaved, table  # noqa: E402
 from data_schemas.plan import Augmentation, Learning, NetworkPlan  # noqa: E402
 from pipeline.train import augment, networks  # noqa: E402
 from pipeline.train.batches import Batch, Order, TrainingBatches  # noqa: E402
-from pipeline.train.loop import fit  # noqa: E402
+from pipeline.train.loop import Training, fit  # noqa: E402
 from pipeline.train.world import World  # noqa: E402
 
 PLAIN = Augmentation(library="none")
@@ -74,7 +74,9 @@ def main() -> None:
         def ours(policy: Augmentation, plan=plan, network=network, batches=batches):
             silent = lambda *_: None  # noqa: E731
             metrics = lambda _: {"tune/auc": 0.5, "tune/loss": 1.0}  # noqa: E731
-            fit(network(), batches(policy), plan, loss_of, metrics, silent, World())
+            made = batches(policy)
+            training = Training(network(), plan, made.steps)
+            fit(training, made, loss_of, metrics, silent, World())
 
         variants = {
             "bare": lambda: bare(network(), batches(PLAIN)),

@@ -1,5 +1,6 @@
 """One frame of a DICOM object to stored values or RGB: native, encapsulated, RLE and every codestream."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import imagecodecs
@@ -15,12 +16,21 @@ from pipeline.imaging.limits import inflate, same_size
 RLE = "1.2.840.10008.1.2.5"
 ENCAPSULATED_RAW = "1.2.840.10008.1.2.1.98"
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+_RLE_PADDING = 1 << 16
 _VIDEO = "1.2.840.10008.1.2.4.10"  # .100 to .109: MPEG-2, MPEG-4, HEVC
 _NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")  # fmt: skip
 _STILL_IMAGES = ("1.2.840.10008.1.2.4.5", "1.2.840.10008.1.2.4.6", "1.2.840.10008.1.2.4.7", "1.2.840.10008.1.2.4.8", "1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.11", "1.2.840.10008.1.2.4.20")  # fmt: skip
 
-_Frame = tuple[NDArray[Any], int, bool, tuple[str, ...]]
-"""Values, by what they are smaller, whether the decoder already gave RGB, and what was mended."""
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A decoded frame before its colour is settled."""
+
+    values: NDArray[Any]
+    divisor: int = 1
+    rgb: bool = False
+    """The decoder already gave RGB."""
+    warnings: tuple[str, ...] = ()
 
 
 def frames_of(header: ImageHeader) -> fragments.Frames | None:
@@ -37,16 +47,16 @@ def frames_of(header: ImageHeader) -> fragments.Frames | None:
 
 
 def decode_frame(
-    header: ImageHeader, found: fragments.Frames | None = None, divisor: int = 1
+    header: ImageHeader, divisor: int = 1, found: fragments.Frames | None = None
 ) -> tuple[NDArray[Any], int, tuple[str, ...]]:
     """Decode the chosen frame.
 
     Parameters
     ----------
-    found
-        :func:`frames_of` of the same object, where it is already known.
     divisor
         By what a colour JPEG may be smaller: 1, 2, 4 or 8. Anything else is decoded in full.
+    found
+        :func:`frames_of` of the same object, where it is already known.
 
     Returns
     -------
@@ -65,45 +75,43 @@ def decode_frame(
     if header.syntax.startswith(_VIDEO):
         raise ImageError("NO_DECODER", "the pixel data are a video")
     found = found or frames_of(header)
-    if found is not None:
-        values, done, colour_done, warnings = _encapsulated(header, found, divisor)
-    else:
-        values, done, colour_done, warnings = _native(header)
+    frame = _encapsulated(header, found, divisor) if found is not None else _native(header)
     if header.palette is not None:
-        values = apply_palette(values, *header.palette)
+        values = apply_palette(frame.values, *header.palette)
     elif header.samples > 1:
-        values = _rgb(values, header, colour_done=colour_done)
-    return values, done, warnings
+        values = _rgb(frame.values, header, colour_done=frame.rgb)
+    else:
+        values = frame.values
+    return values, frame.divisor, frame.warnings
 
 
 def _native(header: ImageHeader) -> _Frame:
     warnings: tuple[str, ...] = ()
     if header.syntax not in _NATIVE and header.kind == "PixelData":
-        stream = codestream.look(bytes(header.value)) if header.frames == 1 else None
-        if stream is not None:
-            values, _, done, _ = _stream(bytes(header.value), header, 1)
-            return values, 1, done, ("the codestream stands outside of any item",)
+        if header.frames == 1 and codestream.look(bytes(header.value)) is not None:
+            found = _stream(bytes(header.value), header, 1)
+            return replace(found, warnings=("the codestream stands outside of any item",))
         needed = raw.frame_bytes(header) * header.frames
         if not needed <= len(header.value) <= needed + needed % 2:
             raise ImageError("CORRUPT", "the transfer syntax is compressed, the pixel data are not")
         warnings = ("the transfer syntax is compressed, the pixel data are not",)
     elif raw.held_frames(header) < header.frames:
         warnings = ("later frames are missing",)
-    return raw.values_of(header, raw.frame_of(header)), 1, False, warnings
+    return _Frame(raw.values_of(header, raw.frame_of(header)), warnings=warnings)
 
 
 def _encapsulated(header: ImageHeader, found: fragments.Frames, divisor: int) -> _Frame:
     frame = found.frame(header.frame)
     warnings = ("later frames are missing",) if len(found) < header.frames else ()
     if header.syntax == RLE:
-        return _rle(frame, header), 1, False, warnings
+        return _Frame(_rle(frame, header), warnings=warnings)
     if header.syntax == ENCAPSULATED_RAW:
-        return raw.values_of(header, frame), 1, False, warnings
+        return _Frame(raw.values_of(header, frame), warnings=warnings)
     if header.syntax == DEFLATED_FRAME:
         inflated = inflate(frame, raw.frame_bytes(header) + 1)
-        return raw.values_of(header, inflated), 1, False, warnings
-    values, smaller, done, more = _stream(frame, header, divisor)
-    return values, smaller, done, (*warnings, *more)
+        return _Frame(raw.values_of(header, inflated), warnings=warnings)
+    decoded = _stream(frame, header, divisor)
+    return replace(decoded, warnings=(*warnings, *decoded.warnings))
 
 
 def _stream(frame: bytes, header: ImageHeader, divisor: int) -> _Frame:
@@ -127,7 +135,7 @@ def _stream(frame: bytes, header: ImageHeader, divisor: int) -> _Frame:
     _same_shape(values, header, smaller)
     colour_done = stream.colour_done or header.photometric in ("YBR_ICT", "YBR_RCT")
     warnings = () if _said(header.syntax, stream.kind) else (f"the codestream is {stream.kind}",)
-    return _stored(values, stream.precision, header), smaller, colour_done, warnings
+    return _Frame(_stored(values, stream.precision, header), smaller, colour_done, warnings)
 
 
 def _same_shape(values: NDArray[Any], header: ImageHeader, divisor: int) -> None:
@@ -228,13 +236,16 @@ def _eight(values: NDArray[Any], header: ImageHeader) -> NDArray[np.uint8]:
 
 def _rle(frame: bytes, header: ImageHeader) -> NDArray[Any]:
     count = header.rows * header.columns
+    width = max(header.allocated // 8, 1)
+    # runs may say more than the frame has: padding does, a bomb says 64 times as much as its bytes
+    most = 2 * raw.frame_bytes(header) + _RLE_PADDING
     try:
-        decoded = imagecodecs.dicomrle_decode(frame, f"<u{max(header.allocated // 8, 1)}")
+        decoded = imagecodecs.dicomrle_decode(frame, f"<u{width}", out=most)
     except Exception as error:  # the codec's own kinds
         raise ImageError("CORRUPT", "the RLE decoder refuses the segments") from error
     if header.allocated == 1:
         return raw.values_of(header, bytes(decoded))  # packed as it would be without RLE
-    planes = np.frombuffer(decoded, f"<u{header.allocated // 8}")
+    planes = np.frombuffer(decoded[: len(decoded) // width * width], f"<u{width}")
     if planes.size < count * header.samples:
         raise ImageError("TRUNCATED", "the RLE segments hold fewer values than the frame has")
     shaped = planes[: count * header.samples].reshape(header.samples, header.rows, header.columns)

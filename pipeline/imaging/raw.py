@@ -66,7 +66,9 @@ def values_of(header: ImageHeader, frame: Bytes) -> NDArray[Any]:
     order = "<" if header.little_endian else ">"
     if header.kind != "PixelData":
         floats = np.frombuffer(frame, f"{order}f{header.allocated // 8}")
-        return floats.reshape(rows, columns).astype(floats.dtype.newbyteorder("="))
+        native = floats.reshape(rows, columns).astype(floats.dtype.newbyteorder("="))
+        native[np.isnan(native)] = np.nan  # a signalling one would complain at every later step
+        return native
     if header.allocated == 1:
         packed = np.frombuffer(frame, np.uint8)
         return np.unpackbits(packed, bitorder="little")[: rows * columns].reshape(rows, columns)

@@ -41,8 +41,8 @@ def read(data: bytes, contract: Contract, frame: int | None = None) -> Instance:
     """
     form = _form(data, contract)
     if form == "dicom":
-        parsed = _parsed(data, contract)
-        return _dicom(_header(parsed, contract, frame), sha256(data), contract)
+        header = _header(_parsed(data, contract), contract, frame)
+        return _dicom(header, sha256(data), contract)
     found = read_photograph(data, form, contract, frame)
     grey = display_facts(found.pixels, inverted=found.white_is_zero)
     stored = Stored(found.pixels, found.divisor, found.decode)
@@ -199,8 +199,8 @@ def _dicom(
     header: ImageHeader, digest: str, contract: Contract, found: Frames | None = None
 ) -> Instance:
     step = divisor(header.rows, header.columns, contract, header.aspect)
-    pixels, done, warnings = decode_frame(header, found, step)
-    again = None if done == 1 else lambda number: decode_frame(header, found, number)[0]
+    pixels, done, warnings = decode_frame(header, step, found)
+    again = None if done == 1 else lambda number: decode_frame(header, number, found)[0]
     return Instance(
         stored=Stored(pixels, done, again),
         source_sha256=digest,

@@ -14,6 +14,7 @@ from data_schemas.progress import Progress
 from pipeline.ingest.folder import discard, publish
 from pipeline.ingest.labels import LabelColumn
 from pipeline.ingest.leaks.examine import examine_and_keep
+from pipeline.ingest.page.write import write_page
 from pipeline.ingest.previous import LOST, Previous
 from pipeline.ingest.records import Chosen, Refusal, Taken
 from pipeline.ingest.store import open_dataset
@@ -100,8 +101,11 @@ def build(
     write_refusals(new / REFUSED, result.refusals, _pictures(result, work, previous))
     contract.write_json(new / CONTRACT)
     info.write_json(new / INFO)
+    report = None
     if result.examined:
-        info = examine_and_keep(open_dataset(new), progress).info
+        found = examine_and_keep(open_dataset(new), progress)
+        info, report = found.info, found.report
+    write_page(open_dataset(new), report, new)
     shutil.copyfile(part / JOURNAL, new / JOURNAL)
     publish(new, out, part)
     return info

@@ -30,9 +30,9 @@ def without_duplicates(
     """Return which images stay, and the refusals of the others.
 
     Equal prepared pixels whose known labels agree stay once: the one with most labels known, of the
-    most sealed split, of the first patient, the first in the order given. If a label has two different known values, none
-    stays. The images of a published test split always stay, so that figures on it compare with
-    published ones; their twins elsewhere go.
+    most sealed split, of the first patient, the first in the order given. If a label has two
+    different known values, none stays. The images of a published test split always stay, so that
+    figures on it compare with published ones; their twins elsewhere go.
 
     Parameters
     ----------

@@ -23,6 +23,7 @@ _OF_ENTRY = {"source_sha256", "place_key"}
 _TAKEN = [f.name for f in fields(Taken) if f.name not in {*_OF_ENTRY, "given"}]
 _REFUSAL = [f.name for f in fields(Refusal) if f.name not in {*_OF_ENTRY, "label_line"}]
 _TUPLES = ("warnings",)
+_NONE: dict[str, float] = {}
 _OFTEN = ("patient", "site", "laterality", "view", "device", "format", "modality")
 
 
@@ -210,5 +211,6 @@ def _outcome(tree: dict[str, Any]) -> Taken | Refusal:
             **tree | {"thumbnail": None if picture is None else base64.b64decode(picture)}
         )
     # the same few words stand in every entry: kept once
-    kept = {name: intern(tree[name]) for name in _OFTEN}
+    kept: dict[str, Any] = {name: intern(tree[name]) for name in _OFTEN}
+    kept["features"] = tree["features"] or _NONE
     return Taken(**tree | kept | {name: tuple(tree[name]) for name in _TUPLES})

@@ -137,13 +137,14 @@ def take_all(
     work: Work, files: tuple[SourceFile, ...], key: bytes, engine: Engine, progress: Progress
 ) -> tuple[list[Taken], list[Refusal]]:
     """Take every file that isn't done yet, and return what became of all of them."""
-    places = {file.place: place_key(key, file.place) for file in files}
-    todo = [file for file in files if not work.is_done(places[file.place], state_key(key, file))]
+    todo = [
+        file for file in files if not work.is_done(place_key(key, file.place), state_key(key, file))
+    ]
     done, total = len(files) - len(todo), len(files)
     progress(done, total, "reading")
     begun: dict[str, list[Taken | Refusal | Seen]] = {}
     for file, said in engine(todo, work.known()):
-        place = places[file.place]
+        place = place_key(key, file.place)
         if isinstance(said, End):
             outcomes = begun.pop(place, [])
             if said.code or not outcomes:
@@ -156,8 +157,8 @@ def take_all(
         else:
             outcome = work.add(said) if isinstance(said, Image) else said
             begun.setdefault(place, []).append(outcome)
-    taken, refusals = work.outcomes(places.values())
-    given = {places[file.place]: file.given for file in files if file.given is not None}
+    taken, refusals = work.outcomes(place_key(key, file.place) for file in files)
+    given = {place_key(key, file.place): file.given for file in files if file.given is not None}
     if given:
         taken = [replace(image, given=given.get(image.place_key)) for image in taken]
     return taken, refusals

@@ -31,7 +31,7 @@ JOURNAL = "journal"
 LEAKS = "leaks.json"
 
 _SHARD_BYTES = 1_000_000_000
-_TABLE_ROWS = 4096
+_TABLE_ROWS = 1024
 _INTEGERS = {name: pa.int32() for name in ("frame", "fold", "label_line", "shard", "row", "source_rows", "source_columns")}  # fmt: skip
 _OUTSIDE_DIGEST = ("shard", "row", "label_line", "warnings")
 _REFUSAL_TYPES = {"frame": pa.int32(), "label_line": pa.int32(), "thumbnail": pa.binary()}

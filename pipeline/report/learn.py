@@ -35,7 +35,7 @@ from pipeline.report.network import Decoder, Size
 from pipeline.report.simulate import SimulatedReport, draw_report, draw_score
 from pipeline.report.write import draft, open_writer
 from pipeline.tracking.runs import TrackedRun, tracked_run
-from pipeline.train.loop import fit
+from pipeline.train.loop import Training, fit
 from pipeline.train.world import World
 
 EXPERIMENT = "report-writer"
@@ -127,12 +127,13 @@ class SimulatedEpochs:
         """Batches per epoch."""
         return math.ceil(self.plan.reports / self.plan.batch)
 
-    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def __call__(self, epoch: int, after: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of ``epoch``: words [b, t] and the words that follow them [b, t]."""
         rng = np.random.default_rng([self.plan.seed, 0, epoch])
-        for _ in range(self.steps):
+        for place in range(self.steps):
             reports = [draw_report(self.vocabulary, rng) for _ in range(self.plan.batch)]
-            yield batch_of(reports, self.number)
+            if place >= after:
+                yield batch_of(reports, self.number)
 
 
 def _learn(
@@ -157,7 +158,8 @@ def _learn(
         run.log_metrics(metrics, epoch)
         run.flush()
 
-    fitted = fit(network, epochs, _learning(plan), loss_of, validate, track, World())
+    training = Training(network, _learning(plan), epochs.steps)
+    fitted = fit(training, epochs, loss_of, validate, track, World())
     trained = manner(TorchWriter(network, tokens), unseen, vocabulary)
     return {
         **{f"trained/{name}": value for name, value in trained.items()},

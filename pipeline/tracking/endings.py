@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 from data_schemas.errors import HilumError
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+INSISTS_AFTER_S = 3.0
 
 
 class Terminated(SystemExit):
@@ -40,6 +42,47 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Asked:
+    """Whether a stop signal came: its number, 0 for none."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.at = 0.0
+
+    def error(self) -> BaseException:
+        """Return what to raise where it is safe to stop."""
+        return KeyboardInterrupt() if self.number == signal.SIGINT else Terminated()
+
+
+@contextmanager
+def noted() -> Iterator[Asked]:
+    """Only take note of stop signals, for a block that stops itself where nothing is half done.
+
+    Whoever insists, with a second signal :data:`INSISTS_AFTER_S` later, is obeyed at once (earlier
+    ones may be a launcher's echo of the first). A signal that the block left unheard is raised at
+    its end. Outside the main thread nothing is ever noted.
+    """
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked.number and time.monotonic() - asked.at > INSISTS_AFTER_S:
+            _raise(number, frame)
+        if not asked.number:
+            asked.number, asked.at = number, time.monotonic()
+
+    before = {number: signal.signal(number, note) for number in STOPPING}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked.number:
+        raise asked.error()
 
 
 @contextmanager

@@ -40,13 +40,22 @@ class TrackedRun:
     left out and counted (``run/undefined``): a NaN in MLflow never matches a filter.
     """
 
-    def __init__(self, client: "MlflowClient", uri: str, run_id: str, experiment_id: str) -> None:
+    def __init__(
+        self,
+        client: "MlflowClient",
+        uri: str,
+        run_id: str,
+        experiment_id: str,
+        logged: Mapping[str, int] | None = None,
+    ) -> None:
+        """Log nothing again up to ``logged``: the last step by name, of a run that goes on."""
         self.uri = uri
         self.run_id = run_id
         self.experiment_id = experiment_id
         self.undefined = 0
         self._client = client
         self._buffer: list[Any] = []
+        self._logged = dict(logged or {})
         self._last_step: dict[str, int] | None = None
 
     def log_params(self, params: Mapping[str, object]) -> None:
@@ -90,7 +99,14 @@ class TrackedRun:
                 self.undefined += 1
                 continue
             at = self._next_step(name) if step is None else step
+            if at <= self._logged.get(name, -1):
+                continue
             self._buffer.append(Metric(name, float(value), now, at))
+
+    def log_undefined(self) -> None:
+        """Log how many values were left out, once for each time that the run was opened."""
+        again = self._logged.get("run/undefined", -1) + 1
+        self.log_metrics({"run/undefined": float(self.undefined)}, step=again)
 
     def flush(self) -> None:
         """Write the buffered metrics: one request for up to 1000 of them."""
@@ -167,8 +183,7 @@ class TrackedRun:
     def _next_step(self, name: str) -> int:
         if self._last_step is None:
             with translated(self.uri):
-                metrics = self._client.get_run(self.run_id).data._metric_objs  # noqa: SLF001 - the only place that holds steps
-            self._last_step = {metric.key: int(metric.step) for metric in metrics}
+                self._last_step = _last_steps(self._client.get_run(self.run_id))
         step = self._last_step.get(name, -1) + 1
         self._last_step[name] = step
         return step
@@ -205,12 +220,79 @@ def tracked_run(
         all_tags = {**_source_tags(), **endings.process_tags(), **(tags or {})}
         created = client.create_run(experiment_id, tags=all_tags, run_name=name)
     run = TrackedRun(client, uri, created.info.run_id, experiment_id)
+    with _to_its_end(run):
+        yield run
+
+
+@contextmanager
+def resumed_run(
+    uri: str, run_id: str, tags: Mapping[str, str] | None = None
+) -> Iterator[TrackedRun]:
+    """Open a run that was stopped, to bring it to its end; it is RUNNING again.
+
+    Metrics up to the last step that it logged, by name, are not logged again. How the block ends
+    is what the run says, as in :func:`tracked_run`; the tag ``hilum.resumed`` counts.
+
+    Raises
+    ------
+    TrackingError
+        If the store can't be used, has no such run, or the run has finished.
+    """
+    client = open_client(uri)
+    with translated(uri):
+        found = client.get_run(run_id)
+        _refuse_finished(found, uri)
+        times = int(found.data.tags.get("hilum.resumed", "0")) + 1
+        client.update_run(run_id, status="RUNNING")
+        if "hilum.last_failure" in found.data.tags:
+            client.delete_tag(run_id, "hilum.last_failure")
+    run = TrackedRun(client, uri, run_id, found.info.experiment_id, _last_steps(found))
+    run.set_tags({**endings.process_tags(), **(tags or {}), "hilum.resumed": str(times)})
+    with _to_its_end(run, again=True):
+        yield run
+
+
+def stopped_run(uri: str, run_id: str, experiment: str) -> tuple[str, dict[str, str]]:
+    """Return id and tags of a training run that has not finished.
+
+    ``run_id`` may be ``last``: the newest one of ``experiment``.
+
+    Raises
+    ------
+    TrackingError
+        If there is no such run, or it has finished.
+    """
+    client = open_client(uri)
+    with translated(uri):
+        if run_id != "last":
+            found = client.get_run(run_id)
+            _refuse_finished(found, uri)
+            return run_id, dict(found.data.tags)
+        home = client.get_experiment_by_name(experiment)
+        which = "attributes.status != 'FINISHED' and tags.`hilum.stage` = 'train'"
+        newest = ["attributes.start_time DESC"]
+        open_runs = (
+            client.search_runs([home.experiment_id], which, max_results=1, order_by=newest)
+            if home is not None
+            else []
+        )
+    if not open_runs:
+        raise TrackingError(
+            f"experiment `{experiment}` holds no training run that was stopped",
+            where=redacted(uri),
+            mend="name the run, or its --experiment",
+        )
+    return open_runs[0].info.run_id, dict(open_runs[0].data.tags)
+
+
+@contextmanager
+def _to_its_end(run: TrackedRun, *, again: bool = False) -> Iterator[None]:
     with endings.stoppable():
         ending: BaseException | None = None
         monitor = None
         try:
-            monitor = _watch_system(run)
-            yield run
+            monitor = _watch_system(run, again=again)
+            yield
         except BaseException as error:
             ending = error
             raise
@@ -295,12 +377,26 @@ def _is_file(client: "MlflowClient", run_id: str, path: str) -> bool:
     return any(entry.path == path for entry in client.list_artifacts(run_id, parent or None))
 
 
+def _refuse_finished(found: Any, uri: str) -> None:
+    if found.info.status == "FINISHED":
+        raise TrackingError(
+            f"run {found.info.run_id} has finished: there is nothing to go on with",
+            where=redacted(uri),
+            mend=f"measure it: hilum evaluate {found.info.run_id}",
+        )
+
+
+def _last_steps(found: Any) -> dict[str, int]:
+    metrics = found.data._metric_objs  # noqa: SLF001 - the only place that holds steps
+    return {metric.key: int(metric.step) for metric in metrics}
+
+
 def _say_last_words(run: TrackedRun, monitor: Any, ending: BaseException | None) -> None:
     status = endings.status_of(ending)
     try:
         if monitor is not None:
             _stop_watching(monitor)
-        run.log_metrics({"run/undefined": float(run.undefined)}, step=0)
+        run.log_undefined()
         run.flush()
         if ending is not None:
             run.log_text(endings.traceback_text(ending), "errors/traceback.txt")
@@ -339,12 +435,15 @@ def _close_dead_runs(client: "MlflowClient", experiment_id: str) -> None:
             client.set_terminated(run.info.run_id, status="FAILED")
 
 
-def _watch_system(run: TrackedRun) -> Any:
+def _watch_system(run: TrackedRun, *, again: bool) -> Any:
     import_quietly()
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(
-        run.run_id, sampling_interval=SYSTEM_METRICS_EVERY_S, tracking_uri=run.uri
+        run.run_id,
+        sampling_interval=SYSTEM_METRICS_EVERY_S,
+        resume_logging=again,
+        tracking_uri=run.uri,
     )
     monitor.start()
     return monitor

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_schemas.errors import TrainingError
 from pipeline.train.augment import Augment
 from pipeline.train.world import World
 
@@ -27,10 +28,15 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images [n, S, S, C] uint8 and their labels [n, L], class indices."""
+    """Images [n, S, S, C] uint8 and their labels [n, L], class indices.
+
+    ``weight`` is what this process's mean loss counts for: above 1 if its share of the batch is
+    larger than another's, so that in the mean over processes every image counts the same.
+    """
 
     images: Tensor
     targets: Tensor
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,27 @@ class TrainingBatches:
         augment: Augment,
         world: World,
     ) -> None:
+        """Raise :class:`TrainingError` if a batch has fewer images than there are processes."""
         self._source, self._targets, self._order = source, targets, order
         self._augment, self._world = augment, world
         # batches of nearly one size: a last batch of one image would break batch normalisation
         self.steps = max(1, round(len(order.indices) / batch))
         self.waited_s = 0.0
+        if len(order.indices) // self.steps < world.size:
+            raise TrainingError(
+                f"a batch of {len(order.indices) // self.steps} images leaves some of "
+                f"{world.size} processes without one",
+                where="learning.batch",
+                mend=f"use {world.size} or more, or fewer processes",
+            )
 
-    def __call__(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of ``epoch``; ``waited_s`` then tells how long the loop waited."""
+    def __call__(self, epoch: int, after: int = 0) -> Iterator[Batch]:
+        """Yield the batches of ``epoch`` that come after the first ``after`` ones.
+
+        ``waited_s`` then tells how long the loop waited for them.
+        """
         self.waited_s = 0.0
-        ahead = _Ahead(self._made(epoch))
+        ahead = _Ahead(self._made(epoch, after))
         try:
             while True:
                 started = time.perf_counter()
@@ -86,13 +103,14 @@ class TrainingBatches:
         finally:
             ahead.stop()
 
-    def _made(self, epoch: int) -> Iterator[Batch]:
-        for part in np.array_split(self._order.of(epoch), self.steps):
+    def _made(self, epoch: int, after: int) -> Iterator[Batch]:
+        for part in np.array_split(self._order.of(epoch), self.steps)[after:]:
             own = self._world.share(part)
             images = self._augment(self._source.pixels(own), own, epoch)
             yield Batch(
                 torch.from_numpy(np.ascontiguousarray(images)).to(self._world.device),
                 torch.from_numpy(self._targets[own]).to(self._world.device),
+                len(own) * self._world.size / len(part),
             )
 
 
@@ -136,9 +154,14 @@ class _Ahead:
 
 
 def in_order(
-    source: Pixels, indices: NDArray[np.int64], batch: int, world: World
+    source: Pixels,
+    indices: NDArray[np.int64],
+    batch: int,
+    world: World,
+    between: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
-    """Yield the images of ``indices`` in order, unchanged."""
+    """Yield the images of ``indices`` in order, unchanged; call ``between`` before each batch."""
     for start in range(0, len(indices), batch):
+        between()
         images = np.ascontiguousarray(source.pixels(indices[start : start + batch]))
         yield torch.from_numpy(images).to(world.device)

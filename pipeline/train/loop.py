@@ -26,8 +26,8 @@ class Epochs(Protocol):
     def steps(self) -> int:
         """Batches per epoch."""
 
-    def __call__(self, epoch: int) -> Iterator[Any]:
-        """Yield the batches of ``epoch`` (1, 2, ...)."""
+    def __call__(self, epoch: int, after: int = 0) -> Iterator[Any]:
+        """Yield the batches of ``epoch`` (1, 2, ...) that come after the first ``after`` ones."""
 
 
 @dataclass(frozen=True)
@@ -38,63 +38,109 @@ class Fitted:
     best: Metrics
     epochs: int
     stopped_early: bool
+    history: tuple[Metrics, ...]
+
+
+class Training:
+    """A fit between two steps: all that its next step depends on, but for the random generators.
+
+    ``epoch`` is the one that is being trained (1, 2, ...) and ``step`` how many of its steps are
+    done; ``losses`` and ``norms`` are their sums. ``best`` holds the weights of ``best_epoch``.
+    """
+
+    def __init__(self, network: nn.Module, learning: Learning, steps: int) -> None:
+        self.network, self.learning = network, learning
+        self.optimiser, self.schedule = build_optimiser(network, learning, learning.epochs * steps)
+        self.average = Average(network, learning.average)
+        self.epoch, self.step = 1, 0
+        self.losses, self.norms = 0.0, 0.0
+        self.rate = self.schedule.get_last_lr()[0]
+        self.best_epoch = 0
+        self.best: dict[str, Tensor] = {}
+        self.history: list[Metrics] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are trained, or patience has ended."""
+        done = self.epoch - 1
+        return done >= self.learning.epochs or (
+            done > 0 and done - self.best_epoch >= self.learning.patience
+        )
+
+    def take_step(self, loss: float, norm: float) -> None:
+        """Move the weights along their gradients, which are used up."""
+        self.optimiser.step()
+        self.schedule.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.average.update(self.network)
+        self.step += 1
+        self.losses, self.norms = self.losses + loss, self.norms + norm
+
+    def end_epoch(self, judged: nn.Module, metrics: Metrics) -> None:
+        """Keep the weights of ``judged`` if they are the best so far, and begin the next epoch."""
+        self.history.append(metrics)
+        if not self.best or _rank(metrics) > _rank(self.history[self.best_epoch - 1]):
+            self.best_epoch = self.epoch
+            # a copy, not a reference: state_dict() would go on changing with the training
+            self.best = copy.deepcopy(judged.state_dict())
+        self.epoch, self.step = self.epoch + 1, 0
+        self.losses, self.norms = 0.0, 0.0
+        self.rate = self.schedule.get_last_lr()[0]
 
 
 def fit(
-    network: nn.Module,
+    training: Training,
     batches: Epochs,
-    learning: Learning,
     loss_of: Callable[[nn.Module, Any], Tensor],
     validate: Callable[[nn.Module], Metrics],
     track: Callable[[int, int, Metrics | None], None],
     world: World,
+    keep: Callable[[Training], None] = lambda _training: None,
 ) -> Fitted:
-    """Train ``network`` in place and leave it with the weights of its best epoch.
+    """Carry ``training`` on to its end and leave its network with the weights of the best epoch.
 
     ``validate(network)`` returns tune metrics; ``track(epoch, step, metrics)`` hears of every step
-    (``metrics`` None) and of every finished epoch (with all of them).
+    (``metrics`` None) and of every finished epoch (with all of them). ``keep(training)`` is called
+    after every step and every epoch: what it writes down is enough to go on from there, bit for
+    bit, and what it raises stops the fit where nothing is half done.
 
     Raises
     ------
     TrainingError
         If a loss or gradient is not finite; no weight has moved by then.
     """
-    optimiser, schedule = build_optimiser(network, learning, learning.epochs * batches.steps)
-    average = Average(network, learning.average)
-    best: tuple[tuple[float, float], int, Metrics, dict[str, Tensor]] | None = None
-    epoch = 0
-    for epoch in range(1, learning.epochs + 1):
+    network, learning = training.network, training.learning
+    while not training.is_over:
         network.train()
-        losses, norms, rate = 0.0, 0.0, schedule.get_last_lr()[0]
-        for step, batch in enumerate(batches(epoch), start=1):
+        for batch in batches(training.epoch, training.step):
             loss = loss_of(network, batch)
             loss.backward()
             world.average_gradients(network)
-            norm = clip_grad_norm_(network.parameters(), learning.gradient_norm)
-            if not torch.isfinite(loss + norm):
-                raise _not_finite(loss, norm, epoch, step)
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad(set_to_none=True)
-            average.update(network)
-            losses, norms = losses + loss.item(), norms + norm.item()
-            track(epoch, step, None)
-        judged = average.network or network
+            norm = clip_grad_norm_(network.parameters(), learning.gradient_norm).item()
+            # of all processes, so that all go on or all stop
+            mean = world.mean(loss.item())
+            if not math.isfinite(mean + norm):
+                raise _not_finite(mean, norm, training)
+            training.take_step(mean, norm)
+            track(training.epoch, training.step, None)
+            keep(training)
+        judged = training.average.network or network
         world.agree(judged)
         judged.eval()
-        metrics = {"train/loss": losses / batches.steps, "train/grad_norm": norms / batches.steps}
-        metrics |= {"train/lr": rate, **validate(judged)}
-        track(epoch, batches.steps, metrics)
-        if best is None or _rank(metrics) > best[0]:
-            # a copy, not a reference: state_dict() would go on changing with the training
-            best = (_rank(metrics), epoch, metrics, copy.deepcopy(judged.state_dict()))
-        elif epoch - best[1] >= learning.patience:
-            break
-    if best is None:
-        raise TrainingError("no epoch was trained", where="learning.epochs")
-    network.load_state_dict(best[3])
+        metrics = {
+            "train/loss": training.losses / batches.steps,
+            "train/grad_norm": training.norms / batches.steps,
+            "train/lr": training.rate,
+            **validate(judged),
+        }
+        track(training.epoch, batches.steps, metrics)
+        training.end_epoch(judged, metrics)
+        keep(training)
+    network.load_state_dict(training.best)
     network.eval()
-    return Fitted(best[1], best[2], epoch, epoch < learning.epochs)
+    epochs, best = training.epoch - 1, training.best_epoch
+    history = tuple(training.history)
+    return Fitted(best, history[best - 1], epochs, epochs < learning.epochs, history)
 
 
 def build_optimiser(
@@ -164,8 +210,9 @@ def _rank(metrics: Metrics) -> tuple[float, float]:
     return (round(score, 5) if math.isfinite(score) else 0.0, -loss)
 
 
-def _not_finite(loss: Tensor, norm: Tensor, epoch: int, step: int) -> TrainingError:
+def _not_finite(loss: float, norm: float, training: Training) -> TrainingError:
     return TrainingError(
-        f"loss {loss.item():g} and gradient norm {norm.item():g} in epoch {epoch}, step {step}",
+        f"loss {loss:g} and gradient norm {norm:g} in epoch {training.epoch}, "
+        f"step {training.step + 1}",
         mend="lower learning.rate, lengthen learning.warmup, or use learning.precision fp32",
     )

@@ -8,7 +8,7 @@ from data_schemas.terms import Split
 from pipeline.tracking.runs import TrackedRun
 from pipeline.train import augment, figures, judge
 from pipeline.train.labels import Floats
-from pipeline.train.loop import Fitted, Metrics
+from pipeline.train.loop import Fitted
 from pipeline.train.task import Calibrated, Task
 
 SHEET_IMAGES = 6
@@ -20,11 +20,12 @@ def log_pages(
     task: Task,
     calibrated: Calibrated,
     tune_logits: Floats,
-    history: list[Metrics],
     fitted: Fitted,
 ) -> None:
     """Draw and store the run's figures."""
-    run.log_figure(figures.learning_curves(history, fitted.best_epoch), "figures/learning.png")
+    run.log_figure(
+        figures.learning_curves(fitted.history, fitted.best_epoch), "figures/learning.png"
+    )
     splits = {str(split): rows for split, rows in task.rows.items()}
     counts = figures.class_counts(task.head.outputs, task.targets, splits)
     run.log_figure(counts, "figures/classes.png")

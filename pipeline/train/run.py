@@ -1,10 +1,13 @@
 """One training run from end to end: data set and plan in, a tracked run with a model package out."""
 
 import math
+import shlex
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from data_schemas import settings
 from data_schemas.card import Card, OperatingPoint
+from data_schemas.errors import TrainingError
 from data_schemas.files import sha256_of_file
 from data_schemas.plan import Plan
 from data_schemas.progress import Progress
@@ -25,15 +29,19 @@ from pipeline.model.export import export_package
 from pipeline.tracking import runs
 from pipeline.train import augment, judge, labels, networks, weights
 from pipeline.train.batches import Batch, Order, TrainingBatches, in_order
+from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
-from pipeline.train.loop import Fitted, Metrics, fit
+from pipeline.train.loop import Fitted, Metrics, Training, fit
 from pipeline.train.pages import log_pages, note
+from pipeline.train.state import StateFolder, begin, begun_with, reopen
 from pipeline.train.task import Calibrated, Task, TrainingSet, prepare
 from pipeline.train.world import World
 
 Say = Callable[[str], None]
 
 VERIFICATION_IMAGES = 8
+STATE_TAG = "hilum.state"
+"""The run's tag that says where `hilum train --resume` finds its checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,8 @@ class Place:
     uri: str
     experiment: str
     name: str
+    state: Path | None = None  # below it each run keeps its checkpoints; without it, none are kept
+    resume: str = ""  # the run to go on with, instead of a new one
 
 
 def train(
@@ -62,31 +72,31 @@ def train(
 ) -> Trained:
     """Train the planned network on an opened data set, in an MLflow run of its own.
 
-    ``progress`` hears of every step, ``say`` gets remarks and one line per epoch.
+    ``progress`` hears of every step, ``say`` gets remarks and one line per epoch. With
+    ``place.resume`` the run that was stopped goes on from its last checkpoint.
 
     Raises
     ------
     TrainingError
-        If plan and data don't fit, or the loss stops being finite.
+        If plan and data don't fit, the loss stops being finite, or the run can't go on.
     TrackingError
         If MLflow can't be used.
     """
-    started = time.perf_counter()
     task = prepare(dataset, plan)
     for remark in task.notes:
         say(f"note: {remark}")
-    with runs.tracked_run(place.uri, place.experiment, place.name, _tags(task)) as run:
-        say(f"run {run.run_id} in experiment `{place.experiment}`")
+    started = time.perf_counter()
+    with _opened(task, place, world, say) as (run, state):
         _log_start(run, task)
         network, licence = build_network(task, world)
         tracker = Tracker(run, task, progress, say)
-        fitted = learn(network, task, world, tracker)
+        fitted = learn(network, task, world, tracker, state)
         run.log_metrics(_finals(fitted, network), step=0)
         calibrated = calibrate(network, task, world)
         run.log_metrics(calibrated.metrics, step=0)
         tune = task.rows["tune"]
         tune_logits = _logits(network, task, tune, world, "fp32")
-        log_pages(run, task, calibrated, tune_logits, tracker.history, fitted)
+        log_pages(run, task, calibrated, tune_logits, fitted)
         card = _card(task, run.run_id, network, calibrated, licence)
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
@@ -97,11 +107,45 @@ def train(
             run.log_metrics({"checks/onnx_difference": card.onnx_max_logit_difference}, step=0)
             run.log_files(package, "package")
         auc = fitted.best.get("tune/auc", math.nan)
-        seconds = time.perf_counter() - started
+        seconds = state.spent_s if state is not None else time.perf_counter() - started
         run.log_metrics({"time/total_s": seconds}, step=0)
         run.set_tags({"hilum.weights_sha256": digest})
         run.set_note(note(task, fitted, calibrated, card))
     return Trained(run.run_id, fitted.best_epoch, auc, digest, calibrated.points, seconds)
+
+
+@contextmanager
+def _opened(
+    task: Task, place: Place, world: World, say: Say
+) -> Iterator[tuple[runs.TrackedRun, StateFolder | None]]:
+    """Open the run and its state folder, which is gone once the run has finished."""
+    with ExitStack() as closing:
+        state: StateFolder | None = None
+        if place.resume:
+            # first of all: a run that may not go on must not be touched
+            now = begun_with(place.resume, task.plan, task.info, world)
+            state = closing.enter_context(reopen(place.state or Path(), now, task.info, say))
+            tags = {**_tags(task), STATE_TAG: str(state.path)}
+            run = closing.enter_context(runs.resumed_run(place.uri, place.resume, tags))
+        else:
+            opening = runs.tracked_run(place.uri, place.experiment, place.name, _tags(task))
+            run = closing.enter_context(opening)
+            if place.state is not None:
+                begun = begun_with(run.run_id, task.plan, task.info, world)
+                state = closing.enter_context(begin(place.state, begun, say))
+                run.set_tags({STATE_TAG: str(state.path)})
+        say(f"run {run.run_id} in experiment `{place.experiment}`")
+        try:
+            yield run, state
+        except BaseException as error:
+            if state is not None and not isinstance(error, TrainingError):
+                command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
+                under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
+                say(f"stopped; its state lies in {state.path}")
+                say(f"go on with{under}: {command} {run.run_id}")
+            raise
+    if state is not None:
+        state.remove()
 
 
 def assist(dataset: TrainingSet, plan: Plan, world: World) -> None:
@@ -129,8 +173,12 @@ def learn(
     task: Task,
     world: World,
     track: Callable[[int, int, Metrics | None], None],
+    state: StateFolder | None = None,
 ) -> Fitted:
-    """Fit ``network`` on the training split, stopped and selected by the tuning split."""
+    """Fit ``network`` on the training split, stopped and selected by the tuning split.
+
+    It goes on from the newest checkpoint in ``state``, if there is one.
+    """
     plan, rows = task.plan, task.rows
     given = labels.balance(task.head, task.targets[rows["train"]], plan.learning.balance)
     batches = TrainingBatches(
@@ -148,23 +196,27 @@ def learn(
         assert isinstance(net, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
         with world.autocast(precision):
             maps = net.features(batch.images)
-        return objective(net.judge(maps.float())[0], batch.targets)
+        return objective(net.judge(maps.float())[0], batch.targets) * batch.weight
 
-    def validate(net: torch.nn.Module) -> Metrics:
-        assert isinstance(net, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
-        logits = _logits(net, task, rows["tune"], world, precision)
-        tune = judge.tune_metrics(task.head, logits, task.targets[rows["tune"]])
-        return {**tune, "time/waited_s": batches.waited_s}
+    with keeper(state, world, plan.learning.checkpoint_minutes) as keep:
+        training = Training(network, plan.learning, batches.steps)
 
-    torch.manual_seed(plan.seed + world.rank)  # dropout
-    return fit(network, batches, plan.learning, loss_of, validate, track, world)
+        def validate(net: torch.nn.Module) -> Metrics:
+            assert isinstance(net, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
+            between = partial(keep, training)  # a stop need not wait for all of the tuning split
+            logits = _logits(net, task, rows["tune"], world, precision, between)
+            tune = judge.tune_metrics(task.head, logits, task.targets[rows["tune"]])
+            return {**tune, "time/waited_s": batches.waited_s}
+
+        torch.manual_seed(plan.seed + world.rank)  # dropout
+        keep.restore(training)
+        return fit(training, batches, loss_of, validate, track, world, keep)
 
 
 class Tracker:
     """Listens to the loop: progress at every step, one request to MLflow at every epoch."""
 
     def __init__(self, run: runs.TrackedRun, task: Task, progress: Progress, say: Say) -> None:
-        self.history: list[Metrics] = []
         self._run, self._progress, self._say = run, progress, say
         self._images = len(task.rows["train"])
         self._epochs = task.plan.learning.epochs
@@ -172,12 +224,14 @@ class Tracker:
         self._steps = max(1, round(self._images / batch))
         self._started = self._trained = time.perf_counter()
         self._line = ""
+        self._heard = 0  # steps of this epoch that were trained here, not before a resume
 
     def __call__(self, epoch: int, step: int, metrics: Metrics | None) -> None:
         """Take note of a step, or of a finished epoch."""
         now = time.perf_counter()
         if metrics is None:
             self._trained = now
+            self._heard += 1
             done = (epoch - 1) * self._steps + step
             self._progress(done, self._epochs * self._steps, f"epoch {epoch}{self._line}")
             return
@@ -186,7 +240,7 @@ class Tracker:
         waited_s = metrics.pop("time/waited_s", 0.0)
         metrics |= {
             "time/epoch_s": now - self._started,
-            "time/images_per_s": self._images / trained_s,
+            "time/images_per_s": self._images * self._heard / self._steps / trained_s,
             "time/loader_stall_pct": 100 * waited_s / trained_s,
             "mem/rss_mb": psutil.Process().memory_info().rss / 2**20,
         }
@@ -194,14 +248,13 @@ class Tracker:
             metrics["mem/gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
         self._run.log_metrics(metrics, step=epoch)
         self._run.flush()
-        self.history.append(metrics)
         self._line = f", tune AUC {metrics['tune/auc']:.3f}"
         self._say(
             f"epoch {epoch}/{self._epochs}: train loss {metrics['train/loss']:.4f}, "
             f"tune loss {metrics['tune/loss']:.4f}, tune AUC {metrics['tune/auc']:.4f}, "
             f"{metrics['time/images_per_s']:.0f} images/s"
         )
-        self._started = time.perf_counter()
+        self._started, self._heard = time.perf_counter(), 0
 
 
 def calibrate(network: networks.EvidenceNetwork, task: Task, world: World) -> Calibrated:
@@ -260,9 +313,14 @@ def drawn_images(task: Task) -> NDArray[np.uint8]:
 
 
 def _logits(
-    network: networks.EvidenceNetwork, task: Task, rows: Ints, world: World, precision: str
+    network: networks.EvidenceNetwork,
+    task: Task,
+    rows: Ints,
+    world: World,
+    precision: str,
+    between: Callable[[], None] = lambda: None,
 ) -> Floats:
-    images = in_order(task.dataset, rows, max(16, task.plan.learning.batch), world)
+    images = in_order(task.dataset, rows, max(16, task.plan.learning.batch), world, between)
     return judge.logits_of(network, images, world, precision)
 
 
@@ -328,7 +386,7 @@ def _tags(task: Task) -> dict[str, str]:
 
 
 def _log_start(run: runs.TrackedRun, task: Task) -> None:
-    run.log_params(flat(task.plan.model_dump(mode="json")))
+    run.log_params(settings.flat(task.plan.model_dump(mode="json")))
     run.log_text(settings.to_yaml(task.plan), "config/plan.yaml")
     run.log_json(task.info.model_dump(mode="json"), "config/dataset.json")
     run.log_json(task.dataset.contract.model_dump(mode="json"), "config/contract.json")
@@ -339,14 +397,3 @@ def _log_start(run: runs.TrackedRun, task: Task) -> None:
         {f"data/{split}_images": float(len(rows)) for split, rows in task.rows.items()}, step=0
     )
     run.flush()
-
-
-def flat(tree: dict[str, object], above: str = "") -> dict[str, object]:
-    """Return nested settings as one level of dotted names, as MLflow's parameters want them."""
-    leaves: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= flat(value, f"{above}{key}.")
-        else:
-            leaves[f"{above}{key}"] = value
-    return leaves

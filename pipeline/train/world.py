@@ -47,6 +47,45 @@ class World:
         ):
             gradient.copy_(part.view_as(gradient))
 
+    def mean(self, value: float) -> float:
+        """Return the mean of a number over the processes."""
+        if self.size == 1:
+            return value
+        total = torch.tensor([value], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return float(total.item()) / self.size
+
+    def either(self, *flags: bool) -> tuple[bool, ...]:
+        """Return, for each flag, whether any process raised it."""
+        if self.size == 1:
+            return flags
+        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        torch.distributed.all_reduce(raised)
+        return tuple(bool(count) for count in raised.tolist())
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Return every process's tensor, in order of rank; all must be of one shape."""
+        if self.size == 1:
+            return [tensor]
+        own = tensor.to(self.device)
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, own)
+        return [part.cpu() for part in parts]
+
+    def hand_out(self, data: bytes) -> bytes:
+        """Return the first process's bytes in every process."""
+        if self.size == 1:
+            return data
+        length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
+        torch.distributed.broadcast(length, src=0)
+        content = torch.empty(int(length.item()), dtype=torch.uint8)
+        if self.is_first and data:
+            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        content = content.to(self.device)
+        if len(content):
+            torch.distributed.broadcast(content, src=0)
+        return bytes(content.cpu().numpy())
+
     def agree(self, network: nn.Module) -> None:
         """Take over the first process's running statistics, the one thing that differs."""
         if self.size > 1:

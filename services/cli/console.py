@@ -26,8 +26,7 @@ class Console:
         self._live = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._total = self._done = self._first = 0
-        self._started = 0.0
-        self._last_plain = 0.0
+        self._started = self._last_plain = time.monotonic()
 
     def say(self, text: str) -> None:
         """Print a remark for a person (stderr, so that stdout holds results only)."""
@@ -45,17 +44,19 @@ class Console:
         The first call of a kind says what was done before: it doesn't count into the rate.
         """
         now = time.monotonic()
-        if total != self._total or done < self._done:
+        grows = done == total != self._total  # nobody knows yet how many there are
+        if done < self._done or (total != self._total and not grows):
             self._close_bar()
-            self._total, self._first, self._started, self._last_plain = total, done, now, now
-        self._done = done
+            self._first, self._started, self._last_plain = done, now, now
+        self._done, self._total = done, total
         if self._live:
             if self._bar is None:
                 self._bar = tqdm(total=total, initial=done, leave=False, file=sys.stderr)
+            self._bar.total = total
             self._bar.set_description(note, refresh=False)
             self._bar.update(done - self._bar.n)
             return
-        if now - self._last_plain < self.PLAIN_EVERY_S and done < total:
+        if now - self._last_plain < self.PLAIN_EVERY_S and (done < total or grows):
             return
         self._last_plain = now
         rate = (done - self._first) / max(now - self._started, 1e-3)

@@ -26,7 +26,7 @@ QUIET = settings(
     max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-STARTS = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", bytes(128) + b"DICM", b"\x08\x00\x05\x00CS"]  # fmt: skip
+STARTS = [b"", b"RIFF\xff\0\0\0WEBPVP8L", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", bytes(128) + b"DICM", b"\x08\x00\x05\x00CS"]  # fmt: skip
 
 
 def check_ends_as_an_answer(data: bytes) -> None:
@@ -77,6 +77,9 @@ def _seeds() -> dict[str, bytes]:
         "png": _saved("PNG"),
         "tiff": _saved("TIFF"),
         "lzw tiff": _saved("TIFF", compression="tiff_lzw"),
+        "jpeg 2000 file": _saved("JPEG2000"),
+        "lossy webp": _saved("WEBP"),
+        "lossless webp": _saved("WEBP", lossless=True),
         "raw": _dicom("1.2.840.10008.1.2.1", deep.tobytes()),
         "implicit": _dicom("1.2.840.10008.1.2", deep.tobytes()),
         "jpeg-ls": _dicom("1.2.840.10008.1.2.4.80", ls),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from data_schemas.progress import silent
-from pipeline.ingest.choose import choose, without_duplicates
+from pipeline.ingest.choose import choose, without_duplicates, without_near_duplicates
 from pipeline.ingest.splits import SplitRule
 from tests.ingest.test_splits import image
 
@@ -55,9 +55,9 @@ def test_copies_outside_the_sealed_split_are_refused_on_request():
     arrays[2] = arrays[31]  # train <- tune <- test
     arrays[3] = arrays[4][:, ::-1] * 0.9  # within train, mirrored: nobody's leak
     pairs = [image(k, f"{k:016x}", split=split) for k, split in enumerate(splits)]
-    kept, nothing = choose(pairs, (), SplitRule(), None, silent)
-    assert (len(kept), nothing) == (40, [])
-    kept, refusals = choose(pairs, (), SplitRule(), lambda row: arrays[row], silent)
+    chosen, nothing = choose(pairs, (), SplitRule())
+    assert (len(chosen), nothing) == (40, [])
+    kept, refusals = without_near_duplicates(chosen, lambda places: arrays[places], silent)
     assert sorted(int(r.source_sha256, 16) for r in refusals) == [0, 1, 2, 31]
     assert {r.code for r in refusals} == {"NEAR_DUPLICATE"}
     assert len(kept) == 36

@@ -34,7 +34,7 @@ def test_every_file_ends_as_an_image_or_a_refusal(mixed, take_in):
     files = [p for p in mixed.folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
     assert info.files_read == info.images + sum(info.refused.values()) == len(files) - 1
     assert {p.name for p in out.iterdir()} == {
-        "dataset.json", "contract.json", "journal", "manifest.parquet", "pixels-000.npy",
+        "dataset.html", "dataset.json", "contract.json", "funnel.svg", "journal", "manifest.parquet", "pixels-000.npy",
         "refusals.parquet", "leaks.json",
     }  # fmt: skip
     refusals = pq.read_table(out / "refusals.parquet")

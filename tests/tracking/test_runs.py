@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from data_schemas.dataset import DatasetInfo, Label
 from data_schemas.errors import DatasetError, TrackingError
 from pipeline.tracking import endings, runs, store
-from pipeline.tracking.runs import METRIC_NAME, continued_run, tracked_run
+from pipeline.tracking.runs import (
+    METRIC_NAME,
+    continued_run,
+    resumed_run,
+    stopped_run,
+    tracked_run,
+)
 
 ROOT = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("fork")
@@ -169,6 +175,86 @@ def test_a_failed_evaluation_does_not_undo_a_finished_training(mlflow_uri):
     assert kept.info.status == "FINISHED"
     assert kept.data.metrics["test/auc"] == 0.5
     assert kept.data.tags["hilum.last_failure"] == "ZeroDivisionError"
+
+
+def killed(uri, name):
+    """Log two epochs in a run, then be stopped; return the run's id."""
+    run_ids = []
+
+    def train():
+        with tracked_run(uri, "eyes", name, TRAIN) as run:
+            run_ids.append(run.run_id)
+            run.log_metrics({"data/images": 9.0}, step=0)
+            for epoch in (1, 2):
+                run.log_metrics({"train/loss": 1 / epoch, "tune/auc": 0.5 * epoch}, step=epoch)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    return run_ids[0]
+
+
+TRAIN = {"hilum.stage": "train"}
+
+
+def test_a_resumed_run_logs_nothing_twice_and_ends_as_it_ends(mlflow_uri):
+    run_id = killed(mlflow_uri, "a")
+    client = store.open_client(mlflow_uri)
+    client.set_tag(run_id, "hilum.last_failure", "process ended without a word")
+    with resumed_run(mlflow_uri, run_id, {"hilum.state": "somewhere"}) as run:
+        now = found(mlflow_uri, run_id)
+        assert now.info.status == "RUNNING"
+        assert "hilum.last_failure" not in now.data.tags
+        assert not endings.is_gone(now.data.tags["hilum.process"])
+        run.log_metrics({"data/images": 9.0, "best/epoch": 3.0}, step=0)
+        for epoch in (2, 3):
+            run.log_metrics({"train/loss": 1 / epoch, "tune/auc": 0.4}, step=epoch)
+    kept = found(mlflow_uri, run_id)
+    assert kept.info.status == "FINISHED"
+    assert (kept.data.tags["hilum.resumed"], kept.data.tags["hilum.state"]) == ("1", "somewhere")
+
+    def history(name):
+        entries = client.get_metric_history(run_id, name)
+        return [(entry.step, entry.value) for entry in entries]
+
+    assert history("train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert history("tune/auc") == [(1, 0.5), (2, 1.0), (3, 0.4)]
+    assert history("data/images") == [(0, 9.0)]
+    assert history("best/epoch") == [(0, 3.0)]
+    assert [step for step, _ in history("run/undefined")] == [0, 1]
+    system = [step for step, _ in history("system/cpu_utilization_percentage")]
+    assert sorted(set(system)) == system
+
+
+def test_a_resumed_run_may_be_stopped_again(mlflow_uri):
+    run_id = killed(mlflow_uri, "a")
+    with pytest.raises(KeyboardInterrupt), resumed_run(mlflow_uri, run_id):
+        raise KeyboardInterrupt
+    assert found(mlflow_uri, run_id).info.status == "KILLED"
+    with resumed_run(mlflow_uri, run_id):
+        pass
+    assert found(mlflow_uri, run_id).data.tags["hilum.resumed"] == "2"
+    with (
+        pytest.raises(TrackingError, match="nothing to go on with"),
+        resumed_run(mlflow_uri, run_id),
+    ):
+        pass
+    assert found(mlflow_uri, run_id).info.status == "FINISHED"
+
+
+def test_the_last_stopped_run_is_the_newest_that_did_not_finish(mlflow_uri):
+    with pytest.raises(TrackingError, match="holds no training run"):
+        stopped_run(mlflow_uri, "last", "eyes")
+    killed(mlflow_uri, "older")
+    newer = killed(mlflow_uri, "newer")
+    with tracked_run(mlflow_uri, "eyes", "done", TRAIN) as done:
+        pass
+    with pytest.raises(KeyError), tracked_run(mlflow_uri, "eyes", "other", {"hilum.stage": "x"}):
+        raise KeyError
+    assert stopped_run(mlflow_uri, "last", "eyes")[0] == newer
+    assert stopped_run(mlflow_uri, newer, "ignored")[1]["hilum.stage"] == "train"
+    with pytest.raises(TrackingError, match="has finished"):
+        stopped_run(mlflow_uri, done.run_id, "eyes")
 
 
 def _wait_in_a_run(uri, run_ids):

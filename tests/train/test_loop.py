@@ -9,7 +9,7 @@ from torch import nn
 
 from data_schemas.errors import TrainingError
 from data_schemas.plan import Learning
-from pipeline.train.loop import Average, build_optimiser, fit
+from pipeline.train.loop import Average, Training, build_optimiser, fit
 from pipeline.train.world import World
 
 
@@ -20,8 +20,8 @@ class Fixed:
         self.batches = batches
         self.steps = len(batches)
 
-    def __call__(self, _epoch):
-        return iter(self.batches)
+    def __call__(self, _epoch, after=0):
+        return iter(self.batches[after:])
 
 
 def squares(network, batch):
@@ -42,7 +42,9 @@ def data(steps=2):
 
 def run(network, learning, validate, batches=None, heard=None):
     track = (lambda *words: heard.append(words)) if heard is not None else (lambda *_: None)
-    return fit(network, batches or data(), learning, squares, validate, track, World())
+    batches = batches or data()
+    training = Training(network, learning, batches.steps)
+    return fit(training, batches, squares, validate, track, World())
 
 
 def scripted(values, seen=None):
@@ -89,8 +91,9 @@ def test_a_value_that_is_not_finite_stops_before_a_weight_moves(poison):
     def heard(*words):
         snapshots.append(network.weight.detach().clone())
 
+    training = Training(network, Learning(epochs=1), 2)
     with pytest.raises(TrainingError, match="epoch 1, step 2") as stopped:
-        fit(network, Fixed(good, bad), Learning(epochs=1), squares, scripted([1.0]), heard, World())
+        fit(training, Fixed(good, bad), squares, scripted([1.0]), heard, World())
     assert "learning.rate" in stopped.value.mend
     assert torch.equal(network.weight, snapshots[-1])
     assert torch.isfinite(network.weight).all()

@@ -56,7 +56,7 @@ class Patterns:
 
     def own(self, small: Floats) -> Floats:
         """Return what is the pictures' own [N, P], of length 1 (0 for a picture without any)."""
-        rest = _standard(small) - self.mean
+        rest = standard(small) - self.mean
         rest -= (rest @ self.common.T) @ self.common
         return _unit(rest)
 
@@ -73,10 +73,10 @@ def small_grey(pictures: NDArray[np.uint8]) -> Floats:
 def learn_patterns(pixels: Pixels, count: int) -> Patterns:
     """Learn from at most 4,000 images, evenly spaced, what the pictures have in common."""
     places = np.unique(np.linspace(0, count - 1, min(count, _LEARN_FROM)).astype(np.int64))
-    parts = [_standard(small_grey(pixels(some))) for some in _some(places, _READ)]
-    standard = np.concatenate(parts)
-    mean = standard.mean(0)
-    values, vectors = np.linalg.eigh((standard - mean).T @ (standard - mean))
+    parts = [standard(small_grey(pixels(some))) for some in _some(places, _READ)]
+    rows = np.concatenate(parts)
+    mean = rows.mean(0)
+    values, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
     patterns = np.ascontiguousarray(vectors[:, np.argsort(values)[::-1]].T, np.float32)
     common = min(_COMMON, count // 8)
     return Patterns(mean, patterns[:common], patterns[common : common + _HASH])
@@ -164,8 +164,8 @@ def _some(places: Ints, size: int) -> Iterator[Ints]:
         yield places[start : start + size]
 
 
-def _standard(small: Floats) -> Floats:
-    # each picture to mean 0 and length 1: brightness and contrast don't count
+def standard(small: Floats) -> Floats:
+    """Return each picture as a row of mean 0 and length 1: brightness and contrast don't count."""
     flat = small.reshape(len(small), -1)
     return _unit(flat - flat.mean(1, keepdims=True))
 

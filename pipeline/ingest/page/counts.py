@@ -83,7 +83,7 @@ def kinds_table(dataset: Dataset, column: str, title: str) -> str:
         return ""
     names = [name for name, images in dataset.info.splits.items() if images]
     counts = Counter(values.tolist())
-    rows = [
+    rows: list[Sequence[Cell]] = [
         (
             escape(value) or "not known",
             *(int(((values == value) & (split == name)).sum()) for name in names),

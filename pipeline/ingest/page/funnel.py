@@ -6,9 +6,9 @@ from html import escape
 from data_schemas.dataset import DatasetInfo
 from pipeline.ingest.page.stages import Stage, stages
 
-_WIDTH = 640
-_BOX_LEFT, _BOX_WIDTH, _BOX_HEIGHT = 10, 250, 44
-_SIDE_LEFT, _SIDE_WIDTH = 330, 300
+_WIDTH = 500
+_BOX_LEFT, _BOX_WIDTH, _BOX_HEIGHT = 4, 228, 42
+_SIDE_LEFT, _SIDE_WIDTH = 266, 230
 _LINE, _GAP, _PADDING = 19, 22, 12
 _SPLIT_GAP = 8
 

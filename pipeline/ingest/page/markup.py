@@ -8,21 +8,37 @@ Cell = str | int | float
 
 
 def table(
-    caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]], *, quiet: str = ""
+    caption: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    quiet: str = "",
+    words: str = "",
 ) -> str:
     """Return a table whose first column names the row; numbers stand to the right.
 
-    ``quiet`` is a line of HTML beneath it. A cell that is a string is taken as HTML.
+    A cell that is a string is taken as HTML.
+
+    Parameters
+    ----------
+    quiet
+        A line of HTML beneath the table.
+    words
+        The name of a column that holds words, not numbers.
     """
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    kinds = ["words" if name in (head[0], words) else "number" for name in head]
+    names = "".join(
+        f'<th scope="col" class="{kind}">{escape(name)}</th>'
+        for name, kind in zip(head, kinds, strict=True)
+    )
     body = "".join(
-        f'<tr><th scope="row">{_shown(row[0])}</th>{"".join(_cell(cell) for cell in row[1:])}</tr>'
+        f'<tr><th scope="row">{_shown(row[0])}</th>{_cells(row[1:], kinds[1:])}</tr>'
         for row in rows
     )
     note = f'<p class="quiet">{quiet}</p>' if quiet else ""
     return (
         f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{names}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{note}"
+        f"<tbody>{body}</tbody></table>{note}</div>"
     )
 
 
@@ -49,8 +65,8 @@ def picture(jpeg: bytes, says: str, caption: str = "") -> str:
     data = base64.b64encode(jpeg).decode()
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
     return (
-        f'<figure class="tile"><img src="data:image/jpeg;base64,{data}" alt="{escape(says)}" '
-        f'loading="lazy">{below}</figure>'
+        f'<figure class="tile"><img src="data:image/jpeg;base64,{data}" alt="{escape(says)}">'
+        f"{below}</figure>"
     )
 
 
@@ -59,8 +75,9 @@ def digest(text: str, length: int = 12) -> str:
     return f'<code title="{escape(text)}">{escape(text[:length])}</code>' if text else "–"
 
 
-def _cell(cell: Cell) -> str:
-    return f'<td class="number">{_shown(cell)}</td>'
+def _cells(cells: Sequence[Cell], kinds: Sequence[str]) -> str:
+    pairs = zip(cells, kinds, strict=True)
+    return "".join(f'<td class="{kind}">{_shown(cell)}</td>' for cell, kind in pairs)
 
 
 def _shown(cell: Cell) -> str:

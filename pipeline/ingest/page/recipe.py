@@ -79,5 +79,8 @@ def _quality(contract: Contract) -> str:
     limits = contract.quality
     if not limits.check:
         return "not checked"
-    told = limits.model_dump(exclude={"check"}, exclude_defaults=True)
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in told.items())
+    told = limits.model_dump(exclude={"check", "gate"}, exclude_defaults=True)
+    words = [f"{name.replace('_', ' ')} {value:g}" for name, value in told.items()]
+    if limits.gate is not None:
+        words.append(f"a learned gate on {', '.join(limits.gate.terms)}")
+    return "; ".join(words)

@@ -1,7 +1,7 @@
 """Shows pictures: a contact sheet by label class, refusals by code, the pairs behind the leak findings."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -25,17 +25,19 @@ _MOST_CLASSES = 12
 _REFUSALS_EACH = 12
 _FINDINGS_EACH = 6
 _PICTURES_EACH = 4
+_FEW_REASONS = 3
 _BATCH = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Refusals of one code: how many, the first of them, and those that have a picture."""
+    """Refusals of one code: how many, some of them (those with a picture first), and why."""
 
     code: str
     count: int
     shown: tuple[dict[str, Any], ...]
     reasons: tuple[tuple[str, int], ...]
+    """Each with its count; more than a few are not counted to the end."""
 
 
 def contact_sheet(dataset: Dataset) -> str:
@@ -68,26 +70,17 @@ def refused(dataset: Dataset) -> tuple[Refused, ...]:
     DatasetError
         If the table can't be read.
     """
-    path = dataset.folder / REFUSED
-    counts: dict[str, int] = defaultdict(int)
-    reasons: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    counts: Counter[str] = Counter()
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
     shown: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    try:
-        with pq.ParquetFile(path) as stream:
-            for batch in stream.iter_batches(_BATCH):
-                for row in batch.to_pylist():
-                    counts[row["code"]] += 1
-                    reasons[row["code"]][row["reason"]] += 1
-                    _keep(shown[row["code"]], row)
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError("the refusals are missing or can't be read", where=path) from error
+    for row in _refusal_rows(dataset):
+        code = row["code"]
+        counts[code] += 1
+        if row["reason"] in reasons[code] or len(reasons[code]) <= _FEW_REASONS:
+            reasons[code][row["reason"]] += 1
+        _keep(shown[code], row)
     return tuple(
-        Refused(
-            code,
-            counts[code],
-            tuple(shown[code]),
-            tuple(sorted(reasons[code].items(), key=lambda pair: (-pair[1], pair[0]))),
-        )
+        Refused(code, counts[code], tuple(shown[code]), tuple(reasons[code].most_common()))
         for code in sorted(counts, key=lambda code: (-counts[code], code))
     )
 
@@ -99,27 +92,42 @@ def refusals(groups: Sequence[Refused]) -> str:
 
 def leaks(dataset: Dataset, report: LeakReport) -> str:
     """Return the findings by kind, the blocking first, with the pictures they speak of."""
-    source = strings(dataset, "source_sha256")
-    place = {name: k for k, name in reversed(list(enumerate(source.tolist())))}
+    kinds = [
+        list(some) for _, some in groupby(report.findings, lambda f: (f.severity, f.kind))
+    ]  # fmt: skip
+    shown = [findings[:_FINDINGS_EACH] for findings in kinds]
+    names = {
+        n for findings in shown for f in findings for n in f.source_sha256[:_PICTURES_EACH]
+    }  # fmt: skip
+    pictures = _pictures(dataset, names)
     parts = []
-    for (severity, kind), some in groupby(report.findings, lambda f: (f.severity, f.kind)):
-        findings = list(some)
-        shown = findings[:_FINDINGS_EACH]
-        badge = "blocks training" if severity == "blocks" else "look at it"
+    for findings, some in zip(kinds, shown, strict=True):
+        first = findings[0]
+        badge = "blocks training" if first.severity == "blocks" else "look at it"
         parts.append(
-            f'<h3><span class="badge {severity}">{badge}</span> {escape(kind.replace("_", " "))} '
+            f'<h3><span class="badge {first.severity}">{badge}</span> '
+            f"{escape(first.kind.replace('_', ' '))} "
             f'<span class="quiet">{len(findings):,}</span></h3>'
         )
-        parts.append("".join(_finding(dataset, finding, place) for finding in shown))
-        if len(findings) > len(shown):
-            parts.append(
-                f'<p class="quiet">and {len(findings) - len(shown):,} more, in leaks.json</p>'
-            )
+        parts += [_finding(finding, pictures) for finding in some]
+        if len(findings) > len(some):
+            more = len(findings) - len(some)
+            parts.append(f'<p class="quiet">and {more:,} more, in leaks.json</p>')
     for title, sentences in (("Looked at", report.examined), ("Not examined", report.not_examined)):
         if sentences:
             lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
             parts.append(f"<h3>{title}</h3><ul>{lines}</ul>")
     return "".join(parts)
+
+
+def _refusal_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    path = dataset.folder / REFUSED
+    try:
+        with pq.ParquetFile(path) as stream:
+            for batch in stream.iter_batches(_BATCH):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError("the refusals are missing or can't be read", where=path) from error
 
 
 def _groups(dataset: Dataset) -> dict[str, Indices]:
@@ -145,54 +153,66 @@ def _keep(shown: list[dict[str, Any]], row: dict[str, Any]) -> None:
 
 
 def _refusal_group(group: Refused) -> str:
-    title = f'<h3 id="refused-{escape(group.code)}"><code>{escape(group.code)}</code> <span class="quiet">{group.count:,}</span></h3>'
-    meaning = f"<p>{escape(REFUSALS.get(group.code, ''))}</p>"
-    seen = [row for row in group.shown if row["thumbnail"] is not None]
-    tiles = "".join(
-        picture(
-            row["thumbnail"],
-            f"refused file {row['source_sha256'][:12]}: {row['reason']}",
-            f"{_named(row)}{escape(row['reason'])}",
-        )
-        for row in seen
-    )
-    pictures = f'<div class="tiles">{tiles}</div>' if tiles else ""
-    more = group.count - len(seen)
-    rest = f'<p class="quiet">and {more:,} more</p>' if tiles and more else ""
-    return f"{title}{meaning}{pictures}{rest}{'' if more == 0 else _unseen(group)}"
-
-
-def _unseen(group: Refused) -> str:
-    lines = [row for row in group.shown if row["thumbnail"] is None]
-    if not lines:
-        return ""
-    rows: list[Sequence[Cell]] = [
-        (_named(row, ""), f'<span class="reason">{escape(row["reason"])}</span>') for row in lines
+    code, reasons = escape(group.code), group.reasons
+    few = len(reasons) <= _FEW_REASONS
+    meaning = reasons[0][0] if len(reasons) == 1 else REFUSALS.get(group.code, "")
+    parts = [
+        f'<h3 id="refused-{code}"><code>{code}</code> <span class="quiet">{group.count:,}</span></h3>',
+        f"<p>{escape(meaning)}</p>",
     ]
-    hidden = group.count - len(group.shown)
-    quiet = f"and {hidden:,} more" if hidden > 0 else ""
-    return table(f"{group.code}: files without a picture", ("file", "reason"), rows, quiet=quiet)
+    if few and len(reasons) > 1:
+        lines = (f"<li>{count:,} × {escape(reason)}</li>" for reason, count in reasons)
+        parts.append(f"<ul>{''.join(lines)}</ul>")
+    seen = [row for row in group.shown if row["thumbnail"] is not None]
+    unseen = [row for row in group.shown if row["thumbnail"] is None]
+    tiles = "".join(_refused_tile(row, few) for row in seen)
+    parts.append(f'<div class="tiles">{tiles}</div>' if tiles else "")
+    if unseen and few:
+        parts.append(f"<p>{'; '.join(_named(row) for row in unseen)}</p>")
+    elif unseen:
+        rows: list[Sequence[Cell]] = [(_named(row), escape(row["reason"])) for row in unseen]
+        parts.append(table("Without a picture", ("file", "reason"), rows, words="reason"))
+    more = group.count - len(group.shown)
+    parts.append(f'<p class="quiet">and {more:,} more</p>' if more else "")
+    return "".join(parts)
 
 
-def _named(row: dict[str, Any], end: str = "<br>") -> str:
-    frame = f" frame {row['frame']}" if row["frame"] >= 0 else ""
+def _refused_tile(row: dict[str, Any], few: bool) -> str:
+    below = _named(row) if few else f"{_named(row)}<br>{escape(row['reason'])}"
+    says = f"refused file {row['source_sha256'][:12]}: {row['reason']}"
+    return picture(row["thumbnail"], says, below)
+
+
+def _named(row: dict[str, Any]) -> str:
+    frame = f", frame {row['frame']}" if row["frame"] > 0 else ""
     line = f", line {row['label_line']}" if row["label_line"] else ""
-    return f"{digest(row['source_sha256'])}{frame}{line}{end}"
+    return f"{digest(row['source_sha256'])}{frame}{line}"
 
 
-def _finding(dataset: Dataset, finding: LeakFinding, place: dict[str, int]) -> str:
+def _finding(finding: LeakFinding, pictures: dict[str, tuple[bytes, str]]) -> str:
     tiles = []
-    for name in finding.source_sha256[:_PICTURES_EACH]:
-        index = place.get(name)
-        if index is None:
-            tiles.append(f'<figure class="tile none"><figcaption>{digest(name)}<br>not among the images</figcaption></figure>')  # fmt: skip
-            continue
-        jpeg = thumbnails(dataset, [index])[index]
-        split = dataset.manifest["split"][index].as_py()
-        tiles.append(
-            picture(jpeg, f"image {name[:12]}, {split}", f"{digest(name)} {escape(split)}")
-        )
-    pictures = f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+    for name in dict.fromkeys(finding.source_sha256[:_PICTURES_EACH]):
+        jpeg, state = pictures.get(name, (None, "no picture"))
+        below = f"{digest(name)} {escape(state)}"
+        if jpeg is None:
+            tiles.append(f'<figure class="tile none"><figcaption>{below}</figcaption></figure>')
+        else:
+            tiles.append(picture(jpeg, f"image {name[:12]}, {state}", below))
+    shown = f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
     hidden = len(finding.source_sha256) - _PICTURES_EACH
     more = f'<p class="quiet">and {hidden:,} more images</p>' if hidden > 0 else ""
-    return f'<div class="finding"><p>{escape(finding.sentence)}</p>{pictures}{more}</div>'
+    return f'<div class="finding"><p>{escape(finding.sentence)}</p>{shown}{more}</div>'
+
+
+def _pictures(dataset: Dataset, names: set[str]) -> dict[str, tuple[bytes, str]]:
+    """Return a picture and a word for each of these files, among the images or the refusals."""
+    source = strings(dataset, "source_sha256")
+    places = {str(source[k]): int(k) for k in np.flatnonzero(np.isin(source, sorted(names)))[::-1]}
+    jpegs = thumbnails(dataset, places.values())
+    split = strings(dataset, "split")
+    found = {name: (jpegs[k], str(split[k])) for name, k in places.items()}
+    for row in _refusal_rows(dataset):
+        name = row["source_sha256"]
+        if name in names and name not in found and row["thumbnail"] is not None:
+            found[name] = (row["thumbnail"], "refused")
+    return found

@@ -38,12 +38,12 @@ def flow(files: int, images: int, refused: Mapping[str, int]) -> tuple[Stage, ..
     left = images + sum(refused.values())
     found = [Stage("files read", files)]
     if left != files:
-        found.append(Stage("images in them, frame by frame", left))
+        found.append(Stage("images in all frames", left))
     own = {*_UNREADABLE, *_UNLABELLED, *_NOT_UNIQUE, *_UNGRADABLE}
     contract = [code for code in refused if code not in own]
     for name, codes in (
         ("readable", _UNREADABLE),
-        ("accepted by the contract", contract),
+        ("accepted", contract),
         ("gradable", _UNGRADABLE),
         ("labelled", _UNLABELLED),
         ("unique", _NOT_UNIQUE),
@@ -55,12 +55,14 @@ def flow(files: int, images: int, refused: Mapping[str, int]) -> tuple[Stage, ..
 
 
 def funnel_text(info: DatasetInfo) -> str:
-    """Return the funnel as lines of text: what passed, and beneath it what was refused and why."""
-    first, *others = stages(info)
-    lines = [f"{first.passed:>9,}  {first.name}"]
-    for stage in others:
-        lines += [f"{-count:>9,}    {code}: {REFUSALS.get(code, '')}" for code, count in stage.lost]
-        lines.append(f"{stage.passed:>9,}  {stage.name}")
+    """Return the funnel as text: one line of what passed, then what was refused and why."""
+    every = stages(info)
+    told = [every[0], every[1], *(stage for stage in every[2:] if stage.lost)]
+    lines = [" → ".join(f"{stage.passed:,} {stage.name}" for stage in told)]
+    lines.append(f"{info.files_read:>9,}  files read")
+    for stage in every:
+        lines += [f"{-count:>9,}  {code}: {REFUSALS.get(code, '')}" for code, count in stage.lost]
     splits = ", ".join(f"{split} {count:,}" for split, count in info.splits.items())
-    lines.append(f"{'':>9}  of {info.patients:,} patients ({splits})")
+    patients = "1 patient" if info.patients == 1 else f"{info.patients:,} patients"
+    lines.append(f"{info.images:>9,}  images of {patients} ({splits})")
     return "\n".join(lines)

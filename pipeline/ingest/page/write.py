@@ -115,18 +115,18 @@ def _flow(dataset: Dataset) -> str:
             f'<a href="#refused-{escape(code)}">{escape(code)}</a>&nbsp;{count:,}'
             for code, count in stage.lost
         )
-        rows.append((escape(stage.name), stage.passed, lost or "–", f'<span class="reason">{why or "–"}</span>'))  # fmt: skip
-    numbers = table(
-        "The same as numbers", ("step", "passed", "refused here", "reasons"), rows
-    )  # fmt: skip
-    return f'<div class="drawing">{funnel.funnel_svg(dataset.info)}</div>{numbers}'
+        rows.append((escape(stage.name), stage.passed, lost or "–", why))
+    head = ("step", "passed", "refused here", "why")
+    numbers = table("The same in numbers", head, rows, words="why")
+    drawing = funnel.funnel_svg(dataset.info)
+    return f'<div class="flow"><div class="drawing">{drawing}</div>{numbers}</div>'
 
 
 def _splits(dataset: Dataset) -> str:
     labels = "".join(label_table(dataset, label) for label in dataset.info.labels)
     if not labels:
         labels = '<p class="quiet">The data set has no labels.</p>'
-    return (
+    tables = (
         splits_table(dataset)
         + labels
         + folds_table(dataset)
@@ -137,6 +137,7 @@ def _splits(dataset: Dataset) -> str:
         + kinds_table(dataset, "modality", "Modality")
         + kinds_table(dataset, "format", "Format")
     )
+    return f'<div class="tables">{tables}</div>'
 
 
 def _sheet(dataset: Dataset) -> str:

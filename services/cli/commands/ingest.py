@@ -31,6 +31,7 @@ from services.cli.console import Console
 from services.cli.key import pseudonym_key
 
 if TYPE_CHECKING:
+    from data_schemas.dataset import DatasetInfo
     from pipeline.ingest.splits import SplitRule
 
 
@@ -195,7 +196,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         ),
     )
     tree = info.model_dump(mode="json")
-    console.result(f"{funnel(tree, options.out)}\n{_leaks(tree, options.out)}", tree)
+    console.result(f"{funnel(info, options.out)}\n{_leaks(tree, options.out)}", tree)
     return 1 if options.strict and info.leaks is not None and info.leaks.blocking else 0
 
 
@@ -230,40 +231,15 @@ def _orders(words: list[str]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def funnel(info: dict, out: Path) -> str:  # type: ignore[type-arg]
-    """Return the counts of a data set as text: files, refusals by code, images, splits, labels."""
-    from data_schemas.dataset import REFUSALS
+def funnel(info: "DatasetInfo", out: Path) -> str:
+    """Return the counts of a data set as text: the funnel, refusals by code, splits, labels."""
+    from pipeline.ingest.page.stages import funnel_text
 
-    lines = [" -> ".join(_steps(info))]
-    lines += [f"{info['files_read']:>8}  files read"]
-    lines += [f"{-count:>8}  {code}: {REFUSALS[code]}" for code, count in info["refused"].items()]
-    splits = ", ".join(f"{split} {count}" for split, count in info["splits"].items())
-    lines.append(f"{info['images']:>8}  images of {info['patients']} patients ({splits})")
-    for label in info["labels"]:
+    lines = [funnel_text(info)]
+    for label in info.labels:
         counts = ", ".join(
-            f"{name}: {count}"
-            for name, count in zip(label["classes"], label["counts"], strict=True)
+            f"{name}: {count}" for name, count in zip(label.classes, label.counts, strict=True)
         )
-        lines.append(f"{'':>10}{label['name']} ({label['kind']}): {counts}")
-    lines.append(f"{out}: data set `{info['name']}`, content {info['content_sha256'][:16]}")
+        lines.append(f"{'':>11}{label.name} ({label.kind}): {counts}")
+    lines.append(f"{out}: data set `{info.name}`, content {info.content_sha256[:16]}")
     return "\n".join(lines)
-
-
-_STEPS = (
-    ("graded sufficient", ("UNGRADABLE", "BURNED_IN_TEXT")),
-    ("labelled", ("NO_LABEL",)),
-    ("kept", ("DUPLICATE", "CONFLICTING_LABEL", "NEAR_DUPLICATE")),
-)
-"""What happens to a readable image, in order, and the codes of those that are lost on each step."""
-
-
-def _steps(info: dict) -> list[str]:  # type: ignore[type-arg]
-    # counted from the end: a file of many frames may give many images
-    left = info["images"]
-    steps: list[str] = []
-    for name, codes in reversed(_STEPS):
-        lost = sum(info["refused"].get(code, 0) for code in codes)
-        if lost:
-            steps.append(f"{left:,} {name}")
-        left += lost
-    return [f"{info['files_read']:,} files", f"{left:,} readable", *reversed(steps)]

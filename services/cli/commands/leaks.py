@@ -7,7 +7,8 @@ Looked for: one patient, or the two eyes of one patient, in two splits; the same
 picture in two splits; different labels of the same picture; a site, device, size or border that alone
 predicts a label; a laterality that the picture contradicts. docs/leaks.md explains each finding.
 
-The report is written to leaks.json in the data set's folder, where training looks for it. Exit code 0;
+The report is written to leaks.json in the data set's folder, where training looks for it, and its
+page, dataset.html, is written anew. Exit code 0;
 with --strict 1 when a finding blocks.
 """
 
@@ -36,11 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Examine, write leaks.json and print the report."""
+    """Examine, write leaks.json and the page, print the report."""
     from pipeline.ingest.leaks.examine import examine_and_keep
+    from pipeline.ingest.page.write import write_page
     from pipeline.ingest.store import open_dataset
 
     report = examine_and_keep(open_dataset(options.dataset), console.progress).report
+    write_page(open_dataset(options.dataset), report, options.dataset)
     shown = len(report.findings) if options.all else _SHOWN
     console.result(report_text(report, shown), report.model_dump(mode="json"))
     return 1 if options.strict and report.blocking else 0

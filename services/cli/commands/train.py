@@ -9,6 +9,11 @@ DATASET is a folder written by `hilum ingest`. Settings: the schema's defaults, 
 The run goes to $MLFLOW_TRACKING_URI, or to sqlite:///mlflow.db in the current folder. A run that is
 stopped by Ctrl-C or SIGTERM is marked KILLED, one that fails FAILED. Under torchrun every process
 takes its share of each batch.
+
+Every few minutes and at each epoch's end a checkpoint is written to the state folder. A run that
+was stopped, however it was, goes on from there, in the same MLflow run and to the same weights:
+
+    hilum train datasets/fundus --resume last
 """
 
 import argparse
@@ -23,6 +28,7 @@ from services.cli.console import Console
 from services.cli.settings import preset_names, resolve, tracking_uri
 
 if TYPE_CHECKING:
+    from data_schemas.dataset import DatasetInfo
     from pipeline.train.run import Trained
 
 
@@ -52,6 +58,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="name of the run (default: label and backbone)")
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="where runs keep their checkpoints until they finish (default: .hilum/state beside "
+        "mlflow.db, or in the current folder with a server)",
+    )
+    parser.add_argument(
+        "--resume",
+        default="",
+        metavar="RUN_ID|last",
+        help="go on with a run that was stopped, by its own plan; last: the experiment's newest one",
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -73,21 +92,55 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
     check_uri(uri)
     dataset = open_dataset(options.dataset)
+    info = dataset.info
     rank, size = _place_in_world()
+    experiment, resume = options.experiment or info.name, ""
+    state = (options.state or _default_state(uri)).absolute()
+    if options.resume:
+        resume, state = _stopped(options, uri, experiment)
+        plan = _plan_of(options, plan, state / resume, info, size)
     world = open_world(plan.device, plan.threads, plan.seed, rank=rank, size=size)
     try:
         if not world.is_first:
             assist(dataset, plan, world)
             return 0
-        info = dataset.info
         name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
-        place = Place(uri, options.experiment or info.name, name.strip())
+        place = Place(uri, experiment, name.strip(), state, resume)
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
         trained = train(dataset, plan, place, world, console.progress, console.say)
     finally:
         close_world(world)
-    console.result(_text(trained, uri, options.dataset), _tree(trained, uri, place.experiment))
+    console.result(_text(trained, uri, options.dataset), _tree(trained, uri, experiment))
     return 0
+
+
+def _default_state(uri: str) -> Path:
+    from pipeline.tracking.store import database_file
+
+    file = database_file(uri)
+    return (Path.cwd() if file is None else file.parent) / ".hilum" / "state"
+
+
+def _stopped(options: argparse.Namespace, uri: str, experiment: str) -> tuple[str, Path]:
+    """Return the id of the run to go on with, and the folder below which its state lies."""
+    from pipeline.tracking.runs import stopped_run
+    from pipeline.train.run import STATE_TAG
+
+    run_id, tags = stopped_run(uri, options.resume, experiment)
+    told = Path(tags[STATE_TAG]).parent if tags.get(STATE_TAG) else _default_state(uri)
+    return run_id, (options.state or told).absolute()
+
+
+def _plan_of(
+    options: argparse.Namespace, given: Plan, folder: Path, info: "DatasetInfo", size: int
+) -> Plan:
+    """Return the plan of the run to go on with; every process refuses alike what has changed."""
+    from pipeline.train.state import read_begun, refuse_changes
+
+    begun = read_begun(folder)
+    plan = given if options.config or options.assignments else begun.plan
+    refuse_changes(begun, plan, info, size)
+    return plan
 
 
 def _place_in_world() -> tuple[int, int]:
