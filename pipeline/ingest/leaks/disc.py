@@ -7,7 +7,9 @@ from pipeline.ingest.leaks.small import binned
 
 Floats = NDArray[np.float32]
 
-_SIDE = 112
+LEAST_SIDE = 112
+"""At this side it is looked for; smaller pictures don't show it clearly enough."""
+_SIDE = LEAST_SIDE
 _DARK = 24
 _RADIUS = _SIDE / 14
 """About the disc's: it is a seventh to an eighth of a field of 45 degrees across."""
@@ -15,6 +17,8 @@ _RADIUS = _SIDE / 14
 
 def disc_side(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return -1 (left of the picture) to 1 (right) for pictures [N, S, S, 3] of the whole field.
+
+    S is at least :data:`LEAST_SIDE`.
 
     The disc is the bright spot of its size in which vessels run up and down: brightness above the
     surroundings times the root of vertical minus horizontal edge energy, looked for half way

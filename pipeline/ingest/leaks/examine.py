@@ -9,7 +9,7 @@ from data_schemas.dataset import DatasetInfo
 from data_schemas.leaks import LeakFinding, LeakReport
 from data_schemas.progress import Progress
 from pipeline.ingest.leaks.copies import across_splits, with_other_labels
-from pipeline.ingest.leaks.disc import disc_side
+from pipeline.ingest.leaks.disc import LEAST_SIDE, disc_side
 from pipeline.ingest.leaks.identity import (
     contradictions,
     patients_in_two_splits,
@@ -145,7 +145,7 @@ def _sides(
     if disc is None:
         skipped.append(
             "laterality: only photographs of the retina show their side (contract with region: "
-            "fundus_field), and only where L or R is given"
+            f"fundus_field, {LEAST_SIDE} px or more), and only where L or R is given"
         )
         return []
     findings, note = contradicting_sides(images, disc)
@@ -160,6 +160,7 @@ def _looked_at(
     count = len(images)
     values = np.zeros((len(_MEASURED), count))
     fundus = dataset.contract.region == "fundus_field" and dataset.info.channels == 3
+    fundus = fundus and dataset.info.size >= LEAST_SIDE
     sided = fundus and bool(np.isin(images.laterality, ("L", "R")).any())
     disc = np.zeros(count)
     pixels = unmapped(dataset)

@@ -18,6 +18,7 @@ The key is that of `hilum ingest`: HILUM_PSEUDONYM_KEY, --key-file, or ~/.hilum/
 """
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 from services.cli.console import Console
@@ -61,6 +62,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Clean and print what became of the files."""
+    from data_schemas.errors import UsageError
+
+    if importlib.util.find_spec("scipy") is None:
+        raise UsageError(
+            "looking for burned-in text needs a package that is not installed",
+            mend="pip install 'hilum[deidentify]'",
+        )
     from pipeline.ingest.deidentify.burned_in import SUSPECTS
     from pipeline.ingest.deidentify.copying import Settings
     from pipeline.ingest.deidentify.deidentify import counts, deidentify
