@@ -132,7 +132,12 @@ def ingest(
         image_bytes = contract.size * contract.size * contract.channels
         with open_work(part, header, image_bytes, previous, options.say) as work:
             engine = partial(
-                _stream, contract=contract, key=key, options=options, requests=listing.requests
+                _stream,
+                contract=contract,
+                key=key,
+                options=options,
+                requests=listing.requests,
+                spool=part,
             )
             rule = _split_rule(options, previous, key)
             decided = _decide(given, work, engine, (contract, key, rule, options), progress)
@@ -225,13 +230,15 @@ def _stream(
     key: bytes,
     options: Options,
     requests: int,
+    spool: Path,
 ) -> Iterator[Said]:
     task = partial(take_file, contract=contract, key=key, known=known)
     if options.engine == "ray":
         return ray_engine.stream(files, task, options.workers, options.limits, options.ray_address)
     if requests > 1:
         files = fetched_ahead(files, requests)
-    return local_engine.stream(files, task, options.workers, options.limits)
+    # other machines have no part in this one's disk: only here workers write pixels themselves
+    return local_engine.stream(files, partial(task, spool=spool), options.workers, options.limits)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
