@@ -17,6 +17,7 @@ from data_schemas.dataset import DatasetInfo
 from data_schemas.errors import DatasetError, UsageError
 from data_schemas.progress import Progress
 from data_schemas.version import our_version
+from pipeline.imaging.makers import pixel_makers
 from pipeline.imaging.workers import WorkerLimits
 from pipeline.ingest import local_engine, ray_engine
 from pipeline.ingest.build import Result, build
@@ -122,6 +123,7 @@ def ingest(
             contract_sha256=contract.digest(),
             key_sha256=fingerprint(key),
             hilum_version=our_version(),
+            pixel_makers=pixel_makers(),
         )
         previous = None
         if not options.force:

@@ -47,7 +47,7 @@ def take_file(
     key: bytes,
     known: NDArray[np.bytes_] | None = None,
     spool: Path | None = None,
-) -> Iterator[Outcome]:
+) -> Iterable[Outcome]:
     """Take every image of one file; always at least one outcome, never an exception.
 
     Raw identifiers become pseudonyms here and go no further.
@@ -58,7 +58,22 @@ def take_file(
         Digests of files that were taken before, as :func:`sorted_digests` returns them.
     spool
         Folder of the spool, if this process may write into it; else pixels are handed on.
+
+    Returns
+    -------
+    Outcomes one at a time where a file may hold many images, else a tuple of the one.
     """
+    outcomes = _outcomes(file, contract, key, known, spool)
+    return outcomes if contract.accept.frames == "every" else tuple(outcomes)
+
+
+def _outcomes(
+    file: SourceFile,
+    contract: Contract,
+    key: bytes,
+    known: NDArray[np.bytes_] | None,
+    spool: Path | None,
+) -> Iterator[Outcome]:
     place = place_key(key, file.place)
     try:
         if file.size >= 0:

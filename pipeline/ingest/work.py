@@ -1,8 +1,8 @@
 """An ingestion under way: its journal and spool, what is done, and what is still to do."""
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -142,13 +142,15 @@ def open_work(
 ) -> Iterator[Work]:
     """Open what an earlier process left in the hidden folder, or begin it.
 
-    It is gone on with only if contract, key, version and previous data set are the same.
+    It is gone on with only if contract, key, versions and previous data set are the same.
     """
     path = part / JOURNAL
     found = header_of(path)
     if found != header:
         if found is not None:
-            say("an unfinished run used another contract, key or hilum version: started anew")
+            say(
+                "an unfinished run used another contract, key, or version of hilum or a decoder: started anew"
+            )
         clear(part)
         begin(path, header, () if previous is None else previous.entries())
     with Journal(path) as journal, Spool(part, image_bytes) as spool:
