@@ -32,7 +32,7 @@ _AHEAD = 2
 _START_S = 120.0
 _REAP_S = 5.0
 _TICK_S = 1.0
-_READY, _OUT, _END, _FAULT = range(4)
+_READY, _OUT, _END, _FAULT, _ALL = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ class Crew(Generic[In, Out]):
     ----------
     task
         From a thing to its answers: a function of a module, or a ``partial`` of one. It, things and
-        answers must be picklable. It should not raise.
+        answers must be picklable. It should not raise. Answers come one at a time; those of a tuple
+        in one message.
     count
         Number of processes.
     preload
@@ -199,6 +200,11 @@ class Crew(Generic[In, Out]):
         elif kind == _OUT:
             worker.since = time.monotonic()
             yield worker.given[0], answer
+        elif kind == _ALL:
+            worker.since, thing = time.monotonic(), worker.given.popleft()
+            for one in answer:
+                yield thing, one
+            yield thing, End()
         else:
             worker.since = time.monotonic()
             reason = f"the reader failed with {answer}"
@@ -253,12 +259,16 @@ def _serve(
     connection.send((_READY, None))
     while True:
         thing = things.get()
-        last: tuple[int, str | None] = (_END, None)
+        last: tuple[int, Any] = (_END, None)
         try:
             _limit_cpu(limits.seconds)
-            for answer in task(thing):
-                connection.send((_OUT, answer))
-                _limit_cpu(limits.seconds)
+            answers = task(thing)
+            if isinstance(answers, tuple):
+                last = (_ALL, answers)
+            else:
+                for answer in answers:
+                    connection.send((_OUT, answer))
+                    _limit_cpu(limits.seconds)
         except Exception as error:  # noqa: BLE001 - the caller's batch goes on
             last = (_FAULT, type(error).__name__)
         connection.send(last)

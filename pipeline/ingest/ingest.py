@@ -17,6 +17,7 @@ from data_schemas.dataset import DatasetInfo
 from data_schemas.errors import DatasetError, UsageError
 from data_schemas.progress import Progress
 from data_schemas.version import our_version
+from pipeline.imaging.makers import pixel_makers
 from pipeline.imaging.workers import WorkerLimits
 from pipeline.ingest import local_engine, ray_engine
 from pipeline.ingest.build import Result, build
@@ -122,6 +123,7 @@ def ingest(
             contract_sha256=contract.digest(),
             key_sha256=fingerprint(key),
             hilum_version=our_version(),
+            pixel_makers=pixel_makers(),
         )
         previous = None
         if not options.force:
@@ -132,7 +134,12 @@ def ingest(
         image_bytes = contract.size * contract.size * contract.channels
         with open_work(part, header, image_bytes, previous, options.say) as work:
             engine = partial(
-                _stream, contract=contract, key=key, options=options, requests=listing.requests
+                _stream,
+                contract=contract,
+                key=key,
+                options=options,
+                requests=listing.requests,
+                spool=part,
             )
             rule = _split_rule(options, previous, key)
             decided = _decide(given, work, engine, (contract, key, rule, options), progress)
@@ -225,13 +232,15 @@ def _stream(
     key: bytes,
     options: Options,
     requests: int,
+    spool: Path,
 ) -> Iterator[Said]:
     task = partial(take_file, contract=contract, key=key, known=known)
     if options.engine == "ray":
         return ray_engine.stream(files, task, options.workers, options.limits, options.ray_address)
     if requests > 1:
         files = fetched_ahead(files, requests)
-    return local_engine.stream(files, task, options.workers, options.limits)
+    # other machines have no part in this one's disk: only here workers write pixels themselves
+    return local_engine.stream(files, partial(task, spool=spool), options.workers, options.limits)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -37,6 +37,8 @@ class Header(Document):
     key_sha256: str
     """Fingerprint of the key: a keyed hash that tells nothing about it."""
     hilum_version: str
+    pixel_makers: str = ""
+    """Versions of hilum and of the decoders: pixels of two versions are never mixed."""
     previous_sha256: str = ""
     """Content of the data set in the same place, whose pixels negative rows point to."""
 

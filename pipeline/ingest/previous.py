@@ -12,7 +12,7 @@ from data_schemas.contract import Contract
 from data_schemas.dataset import Changes, DatasetInfo
 from data_schemas.errors import UsageError
 from data_schemas.terms import Split
-from data_schemas.version import our_version
+from pipeline.imaging.makers import pixel_makers
 from pipeline.ingest.journal import Entry, Header, entries_of, header_of
 from pipeline.ingest.records import Refusal, Taken
 from pipeline.ingest.store import Dataset, open_dataset
@@ -38,10 +38,11 @@ class Previous:
     def entries(self) -> Iterator[Entry]:
         """Yield what needn't be decoded again; a negative spool row points into this data set.
 
-        Images that were refused later have no pixels here any more: their row is ``LOST``. Another version of hilum may make other pixels: then that is nothing.
+        Images that were refused later have no pixels here any more: their row is ``LOST``. Another version of hilum or of a decoder may make
+        other pixels: then that is nothing.
         """
         made = header_of(self._dataset.folder / JOURNAL)
-        if made is None or made.hilum_version != our_version():
+        if made is None or made.pixel_makers != pixel_makers():
             return
         for _, entry in entries_of(self._dataset.folder / JOURNAL):
             if entry.lasting():

@@ -1,8 +1,9 @@
 """Takes one file: fetch, decode, prepare. It ends as images or as a refusal. Runs in worker processes."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import from_array, instances
 from pipeline.ingest.patients import place_key, pseudonym
 from pipeline.ingest.records import Refusal, SourceFile, Taken
+from pipeline.ingest.spool import Segment
 from pipeline.ingest.thumbnail import thumbnail
 
 
@@ -26,6 +28,7 @@ class Image:
 
     taken: Taken
     pixels: bytes
+    """Empty: they are in the spool already, in ``taken.spool_row``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,12 @@ Outcome = Image | Refusal | Seen
 
 
 def take_file(
-    file: SourceFile, contract: Contract, key: bytes, known: NDArray[np.bytes_] | None = None
-) -> Iterator[Outcome]:
+    file: SourceFile,
+    contract: Contract,
+    key: bytes,
+    known: NDArray[np.bytes_] | None = None,
+    spool: Path | None = None,
+) -> Iterable[Outcome]:
     """Take every image of one file; always at least one outcome, never an exception.
 
     Raw identifiers become pseudonyms here and go no further.
@@ -49,7 +56,24 @@ def take_file(
     ----------
     known
         Digests of files that were taken before, as :func:`sorted_digests` returns them.
+    spool
+        Folder of the spool, if this process may write into it; else pixels are handed on.
+
+    Returns
+    -------
+    Outcomes one at a time where a file may hold many images, else a tuple of the one.
     """
+    outcomes = _outcomes(file, contract, key, known, spool)
+    return outcomes if contract.accept.frames == "every" else tuple(outcomes)
+
+
+def _outcomes(
+    file: SourceFile,
+    contract: Contract,
+    key: bytes,
+    known: NDArray[np.bytes_] | None,
+    spool: Path | None,
+) -> Iterator[Outcome]:
     place = place_key(key, file.place)
     try:
         if file.size >= 0:
@@ -72,7 +96,7 @@ def take_file(
             if isinstance(found, ImageError):
                 yield Refusal(digest(), found.code, found.what, frame, place)
             else:
-                yield _outcome(found, contract, key, file, place)
+                yield _spooled(_outcome(found, contract, key, file, place), spool)
     except ImageError as error:
         yield Refusal(digest(), error.code, error.what, place_key=place)
     except MemoryError:
@@ -108,6 +132,22 @@ def _instances(data: bytes | NDArray[Any], contract: Contract) -> Iterable[Insta
     if isinstance(data, np.ndarray):
         return (from_array(data),)
     return instances(data, contract)
+
+
+def _spooled(outcome: Outcome, spool: Path | None) -> Outcome:
+    if spool is None or not isinstance(outcome, Image):
+        return outcome
+    try:
+        row = _segment(spool).add(outcome.pixels)
+    except OSError:  # a full disk: whoever waits for the pixels will meet it, too, and can tell
+        return outcome
+    return Image(replace(outcome.taken, spool_row=row, given=None), b"")
+
+
+@cache
+def _segment(spool: Path) -> Segment:
+    # this process's own, for as long as it lives
+    return Segment(spool)
 
 
 def _digest(data: bytes | NDArray[Any]) -> str:

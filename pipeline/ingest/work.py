@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,10 @@ from pipeline.ingest.journal import Entry, Header, Journal, begin, header_of, st
 from pipeline.ingest.patients import place_key
 from pipeline.ingest.previous import Previous
 from pipeline.ingest.records import Refusal, SourceFile, Taken
-from pipeline.ingest.spool import Spool
+from pipeline.ingest.spool import Spool, sync
 from pipeline.ingest.taking import Image, Outcome, Seen, digest_of, sorted_digests
 from pipeline.ingest.write import JOURNAL
 
-SPOOL = "pixels.spool"
 _SYNC_S = 5.0
 
 Said = tuple[SourceFile, Outcome | End]
@@ -37,13 +37,16 @@ class Work:
         self._previous = previous
         self._done: dict[str, tuple[str, int]] = {}
         self._digests: dict[str, int] = {}
+        # the disk is waited for by a thread, not by those who hand out work
+        self._thread = ThreadPoolExecutor(1, "sync")
+        self._syncing: Future[None] | None = None
         self._synced = time.monotonic()
-        rows = 0
+        rows: list[int] = []
         for place, entry in journal.entries():
             own = [taken for taken in entry.outcomes if isinstance(taken, Taken)]
             if all(self._holds(taken) for taken in own):
                 self._note(entry, place)
-                rows = max([rows, *(taken.spool_row + 1 for taken in own)])
+                rows += [taken.spool_row for taken in own if taken.spool_row >= 0]
         spool.cut(rows)  # pixels that no line of the journal speaks of
 
     def _holds(self, taken: Taken) -> bool:
@@ -70,8 +73,11 @@ class Work:
             self._digests.pop(self.journal.at(at).source_sha256, None)
 
     def add(self, image: Image) -> Taken:
-        """Put an image's pixels into the spool."""
-        return replace(image.taken, spool_row=self._spool.add(image.pixels), given=None)
+        """Put an image's pixels into the spool, if the process that took it hasn't."""
+        if image.pixels:
+            return replace(image.taken, spool_row=self._spool.add(image.pixels), given=None)
+        self._spool.note(image.taken.spool_row)
+        return image.taken
 
     def finish(self, place: str, state: str, outcomes: list[Taken | Refusal | Seen]) -> None:
         """Write into the journal that a file is done."""
@@ -83,9 +89,19 @@ class Work:
             entry = Entry(place, state, first.source_sha256, kept)
         self._note(entry, self.journal.append(entry))
         if time.monotonic() - self._synced > _SYNC_S:
-            self._spool.sync()
-            self.journal.sync()
-            self._synced = time.monotonic()
+            self._sync()
+
+    def _sync(self) -> None:
+        self._synced = time.monotonic()
+        if self._syncing is not None:
+            if not self._syncing.done():
+                return
+            self._syncing.result()  # a disk that failed is told
+        self._syncing = self._thread.submit(_sync, self._spool.fresh(), self.journal)
+
+    def close(self) -> None:
+        """Wait for the disk."""
+        self._thread.shutdown()
 
     def pixels_at(self, row: int) -> bytes:
         """Return the array of a spool row, or of the previous version for a negative one."""
@@ -110,6 +126,12 @@ class Work:
         return taken, refusals
 
 
+def _sync(paths: list[Path], journal: Journal) -> None:
+    # in any order: a line of the journal whose pixels are not there is found out when it is read
+    sync(paths)
+    journal.sync()
+
+
 @contextmanager
 def open_work(
     part: Path,
@@ -120,17 +142,23 @@ def open_work(
 ) -> Iterator[Work]:
     """Open what an earlier process left in the hidden folder, or begin it.
 
-    It is gone on with only if contract, key, version and previous data set are the same.
+    It is gone on with only if contract, key, versions and previous data set are the same.
     """
     path = part / JOURNAL
     found = header_of(path)
     if found != header:
         if found is not None:
-            say("an unfinished run used another contract, key or hilum version: started anew")
+            say(
+                "an unfinished run used another contract, key, or version of hilum or a decoder: started anew"
+            )
         clear(part)
         begin(path, header, () if previous is None else previous.entries())
-    with Journal(path) as journal, Spool(part / SPOOL, image_bytes) as spool:
-        yield Work(journal, spool, previous)
+    with Journal(path) as journal, Spool(part, image_bytes) as spool:
+        work = Work(journal, spool, previous)
+        try:
+            yield work
+        finally:
+            work.close()
 
 
 def take_all(

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -42,9 +43,9 @@ def work(thing: str) -> Iterator[object]:  # noqa: C901
 
 
 def take_badly(
-    file: SourceFile, contract: Contract, key: bytes, known: np.ndarray | None
+    file: SourceFile, contract: Contract, key: bytes, known: np.ndarray | None, spool: Path
 ) -> Iterator[Outcome]:
     """Take a file with a decoder that files called ``crash`` and ``hang`` are too much for."""
     if file.place in ("crash", "hang"):
         list(work(file.place))
-    yield from take_file(file, contract, key, known)
+    yield from take_file(file, contract, key, known, spool)

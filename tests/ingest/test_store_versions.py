@@ -202,7 +202,7 @@ def test_pixels_that_changed_on_the_disk_are_taken_again(
         patch.setattr(pipeline.ingest.ingest, "build", stop)
         with pytest.raises(KeyboardInterrupt):
             take_in(mixed.folder, None)
-    spool = tmp_path / ".dataset.part/pixels.spool"
+    spool = tmp_path / ".dataset.part/pixels-00000.spool"
     pixels = bytearray(spool.read_bytes())
     pixels[5 * 16 * 16 * 3 + 7] ^= 1
     spool.write_bytes(pixels)
