@@ -19,8 +19,9 @@ was stopped, however it was, goes on from there, in the same MLflow run and to t
 import argparse
 import math
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from data_schemas.errors import UsageError
 from data_schemas.plan import Plan
@@ -30,6 +31,7 @@ from services.cli.settings import preset_names, resolve, tracking_uri
 if TYPE_CHECKING:
     from data_schemas.dataset import DatasetInfo
     from pipeline.train.run import Trained
+    from pipeline.train.world import World
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +105,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     try:
         if not world.is_first:
             assist(dataset, plan, world)
-            return 0
+            _leave(world)
         name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
         place = Place(uri, experiment, name.strip(), state, resume)
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
@@ -112,6 +114,20 @@ def run(options: argparse.Namespace, console: Console) -> int:
         close_world(world)
     console.result(_text(trained, uri, options.dataset), _tree(trained, uri, experiment))
     return 0
+
+
+def _leave(world: "World") -> NoReturn:
+    """End a process that only assisted, without the interpreter's own end.
+
+    A thread of the process group may still drop its last reference there. It would wait for the
+    interpreter's lock, be ended by that, and abort the process: one of ten trainings failed so.
+    """
+    from pipeline.train.world import close_world
+
+    close_world(world)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _default_state(uri: str) -> Path:
