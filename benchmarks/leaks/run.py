@@ -31,7 +31,6 @@ from data_schemas.progress import silent  # noqa: E402
 from pipeline.ingest.ingest import Options, ingest  # noqa: E402
 from pipeline.ingest.leaks import neighbours  # noqa: E402
 from pipeline.ingest.leaks.examine import examine  # noqa: E402
-from pipeline.ingest.leaks.small import unmapped  # noqa: E402
 from pipeline.ingest.store import Dataset, open_dataset  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -82,7 +81,7 @@ ALTERATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 def owns(dataset: Dataset) -> tuple[neighbours.Patterns, NDArray, NDArray]:
     """Return the patterns in common, and every picture plainly and by its own, unit length."""
-    read, count = unmapped(dataset), dataset.info.images
+    read, count = dataset.copies, dataset.info.images
     patterns = neighbours.learn_patterns(read, count)
     small = np.concatenate([neighbours.small_grey(read(np.array([k]))) for k in range(count)])
     return patterns, neighbours.standard(small), patterns.own(small)

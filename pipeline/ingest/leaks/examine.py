@@ -20,7 +20,7 @@ from pipeline.ingest.leaks.images import Images, images_of
 from pipeline.ingest.leaks.neighbours import FEWEST, NEAR, Pair, near_copies
 from pipeline.ingest.leaks.shortcut import shortcuts
 from pipeline.ingest.leaks.sides import contradicting_sides
-from pipeline.ingest.leaks.small import binned, unmapped
+from pipeline.ingest.leaks.small import binned
 from pipeline.ingest.store import Dataset
 from pipeline.ingest.write import INFO, LEAKS
 
@@ -113,7 +113,7 @@ def _near(dataset: Dataset, progress: Progress, done: list[str], skipped: list[s
     if count < FEWEST:
         skipped.append(f"near-duplicates: {count} images are too few to say what is alike")
         return []
-    pairs = near_copies(unmapped(dataset), count, progress)
+    pairs = near_copies(dataset.copies, count, progress)
     done.append(
         f"near-duplicates: {len(pairs)} pairs of {count} images correlate {NEAR:.2f} or more"
     )
@@ -163,7 +163,7 @@ def _looked_at(
     fundus = fundus and dataset.info.size >= LEAST_SIDE
     sided = fundus and bool(np.isin(images.laterality, ("L", "R")).any())
     disc = np.zeros(count)
-    pixels = unmapped(dataset)
+    pixels = dataset.copies
     for start in range(0, count, _BLOCK):
         places = np.arange(start, min(start + _BLOCK, count))
         pictures = pixels(places)

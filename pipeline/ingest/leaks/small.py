@@ -5,28 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ingest.store import Dataset
-
 Floats = NDArray[np.float32]
 Pixels = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 """Prepared arrays [n, S, S, C] of the images at these places."""
-
-
-def unmapped(dataset: Dataset) -> Pixels:
-    """Return a reader of a data set's arrays that leaves nothing mapped.
-
-    Pages of a memory map count as this process's memory until they are needed elsewhere: a pass
-    over the whole data set would seem to need all of it.
-    """
-    shape = (dataset.info.size, dataset.info.size, dataset.info.channels)
-
-    def read(places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        out = np.empty((len(places), *shape), np.uint8)
-        for k, place in enumerate(places):
-            out[k] = np.frombuffer(dataset.read(int(place)), np.uint8).reshape(shape)
-        return out
-
-    return read
 
 
 def binned(pictures: NDArray[np.uint8], side: int) -> Floats:

@@ -41,7 +41,7 @@ def intensities(dataset: Dataset) -> Intensities:
     chosen = spaced(np.arange(dataset.info.images), MOST_MEASURED)
     mean, spread = np.zeros(len(chosen)), np.zeros(len(chosen))
     for start in range(0, len(chosen), _BLOCK):
-        block = dataset.pixels(chosen[start : start + _BLOCK])
+        block = dataset.copies(chosen[start : start + _BLOCK])
         for k, pixels in enumerate(block, start):
             grey = pixels.mean(axis=2) if pixels.shape[2] == 3 else pixels[..., 0].astype(float)
             seen = grey[grey > 0]
@@ -53,5 +53,5 @@ def intensities(dataset: Dataset) -> Intensities:
 def thumbnails(dataset: Dataset, indices: Iterable[int]) -> dict[int, bytes]:
     """Return small JPEGs of some images, by index."""
     return {
-        int(index): thumbnail(dataset.pixels(np.array([index]))[0]) for index in sorted({*indices})
+        int(index): thumbnail(dataset.copies(np.array([index]))[0]) for index in sorted({*indices})
     }
