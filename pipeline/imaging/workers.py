@@ -27,8 +27,9 @@ from data_schemas.errors import HilumError
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-_AHEAD = 2
-"""Things in a worker's hands: one that it works on, one so that it needn't wait for the next."""
+_AHEAD = 8
+"""Things in a worker's hands: one that it works on, the others so that it needn't wait. With two, a
+second process gave 1.6 times as many small files, with eight 1.8; with sixteen no more."""
 _START_S = 120.0
 _REAP_S = 5.0
 _TICK_S = 1.0
