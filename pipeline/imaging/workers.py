@@ -27,7 +27,7 @@ from data_schemas.errors import HilumError
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-_AHEAD = 8
+AHEAD = 8
 """Things in a worker's hands: one that it works on, the others so that it needn't wait. With two, a
 second process gave 1.6 times as many small files, with eight 1.8; with sixteen no more."""
 _START_S = 120.0
@@ -161,7 +161,7 @@ class Crew(Generic[In, Out]):
 
     def _hand_out(self, again: deque[In], source: Iterator[In]) -> bool:
         """Fill the hands of all workers; tell whether ``source`` may hold more."""
-        for depth in range(_AHEAD):
+        for depth in range(AHEAD):
             for place in range(self._count):
                 if place < len(self._workers) and len(self._workers[place].given) > depth:
                     continue

@@ -46,6 +46,8 @@ def test_lossless_values_are_those_of_pydicoms_plugins(shared_dicom, anything):
             ours = read(path.read_bytes(), anything)
         except ImageError:
             continue
+        if "the codestream is jpeg" in ours.warnings:
+            continue  # lossy under a lossless label: decoders may differ by one
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(path, force=True)

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import pytest
 
-from pipeline.imaging.workers import Crew, End, WorkerLimits
+from pipeline.imaging.workers import AHEAD, Crew, End, WorkerLimits
 from tests.ingest.taking_tasks import work
 
 QUICK = WorkerLimits(seconds=1.0, memory_bytes=256 * 2**20)
@@ -57,7 +57,7 @@ def test_both_workers_work_and_few_things_are_fetched_ahead():
 
     def source():
         nonlocal fetched
-        for k in range(30):
+        for k in range(60):
             fetched += 1
             yield f"who {k}"
 
@@ -66,7 +66,7 @@ def test_both_workers_work_and_few_things_are_fetched_ahead():
         for _, answer in crew.stream(source()):
             done += isinstance(answer, End)
             pids |= {answer} if isinstance(answer, int) else set()
-            assert fetched <= done + 5
+            assert fetched <= done + 2 * AHEAD + 1
     assert len(pids) == 2
 
 
