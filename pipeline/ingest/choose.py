@@ -1,10 +1,12 @@
 """Decides what stays: equal pixels once, contradictions not at all, copies of another split on request."""
 
+from dataclasses import replace
+
 from data_schemas.progress import Progress
 from pipeline.ingest.leaks.images import leaks_between, named, sealed_rank
 from pipeline.ingest.leaks.neighbours import near_copies
 from pipeline.ingest.leaks.small import Pixels
-from pipeline.ingest.records import Chosen, Known, Refusal, Taken
+from pipeline.ingest.records import Chosen, Known, Refusal, Taken, refusal_of
 from pipeline.ingest.splits import SplitRule, assign
 
 Pair = tuple[Taken, Known]
@@ -110,13 +112,5 @@ def _differing(known: list[Known], names: tuple[str, ...]) -> str:
 
 def _refusal(pair: Pair, code: str, reason: str) -> Refusal:
     image, known = pair
-    return Refusal(
-        image.source_sha256,
-        code,
-        reason,
-        frame=image.frame,
-        place_key=image.place_key,
-        label_line=known.line,
-        pixel_sha256=image.pixel_sha256,
-        patient=known.patient,
-    )
+    plain = refusal_of(image, code, reason, known.line)
+    return replace(plain, pixel_sha256=image.pixel_sha256, patient=known.patient)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pipeline.ingest.labels import Labels, Row
 from pipeline.ingest.names import NamedFiles, lines_of
 from pipeline.ingest.patients import pseudonym
-from pipeline.ingest.records import Known, Refusal, Taken
+from pipeline.ingest.records import Known, Refusal, Taken, refusal_of
 
 Pair = tuple[Taken, Known]
 
@@ -109,23 +109,23 @@ class _Rows:
 
 def _joined(image: Taken, rows: list[Row], notes: "_Notes", key: bytes) -> Pair | Refusal:
     if not rows:
-        return _refusal(image, "NO_LABEL", "the label table has no row for this file", 0)
+        return refusal_of(image, "NO_LABEL", "the label table has no row for this file", 0)
     first = rows[0]
     wrong = [row for row in rows if row.source_sha256 not in ("", image.source_sha256)]
     if wrong:
         notes.add("other_bytes", wrong)
         reason = "the row that names this file was made for other bytes: its source_sha256 differs"
-        return _refusal(image, "NO_LABEL", reason, wrong[0].line)
+        return refusal_of(image, "NO_LABEL", reason, wrong[0].line)
     if len(rows) > 1:
         notes.add("rows_twice", rows)
     values = _merged(rows)
     if values is None:
         lines = ", ".join(str(row.line) for row in rows)
         reason = f"{len(rows)} rows of the label table contradict each other (lines {lines})"
-        return _refusal(image, "CONFLICTING_LABEL", reason, first.line)
+        return refusal_of(image, "CONFLICTING_LABEL", reason, first.line)
     if values and not any(value is not None for value in values):
         reason = "every label of this file is empty in the table"
-        return _refusal(image, "NO_LABEL", reason, first.line)
+        return refusal_of(image, "NO_LABEL", reason, first.line)
     return _known(image, replace(first, labels=values), notes, key)
 
 
@@ -140,17 +140,6 @@ def _merged(rows: list[Row]) -> tuple[int | None, ...] | None:
             return None
         out.append(known.pop() if known else None)
     return tuple(out)
-
-
-def _refusal(image: Taken, code: str, reason: str, line: int) -> Refusal:
-    return Refusal(
-        image.source_sha256,
-        code,
-        reason,
-        frame=image.frame,
-        place_key=image.place_key,
-        label_line=line,
-    )
 
 
 def _own(image: Taken, key: bytes) -> Known:

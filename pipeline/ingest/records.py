@@ -86,6 +86,18 @@ class Refusal:
     """Pseudonym, where it is known."""
 
 
+def refusal_of(image: Taken, code: str, reason: str, line: int) -> Refusal:
+    """Return the refusal of an image that was taken; ``line`` is its line in the label table, or 0."""
+    return Refusal(
+        image.source_sha256,
+        code,
+        reason,
+        frame=image.frame,
+        place_key=image.place_key,
+        label_line=line,
+    )
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Known:
     """What labels say about an image that was taken: values joined, identifiers as pseudonyms."""
