@@ -13,10 +13,17 @@ class Output(Part):
     label: str
     classes: tuple[str, ...]
     columns: tuple[int, ...] = Field(
-        description="columns of the logits: one (sigmoid) for a binary label, K (softmax) for classes"
+        description="columns of the logits: one (sigmoid) for a binary label, K (softmax) for "
+        "classes, K - 1 (sigmoids of `this class or a later one`) for grades"
+    )
+    link: Literal["softmax", "cumulative"] = Field(
+        default="softmax", description="how columns become probabilities; one column: a sigmoid"
     )
     positive_classes: tuple[int, ...] = Field(description="classes that count as positive")
     temperature: float = Field(default=1.0, gt=0, description="logits are divided by it")
+    shift: tuple[float, ...] = Field(
+        default=(), description="added to each column's logit after the division; empty: nothing"
+    )
 
 
 class OperatingPoint(Part):

@@ -21,6 +21,18 @@ class NetworkPlan(Part):
         default=32, description="pixels of the input per cell of the evidence map"
     )
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    size: int = Field(
+        default=0,
+        ge=0,
+        description="px to which the graph enlarges its images; 0: as they are stored",
+    )
+    views: Literal["one", "mirror", "flips"] = Field(
+        default="one",
+        description="what one answer is the mean of: the image; and its mirror image; and all four flips",
+    )
+    members: int = Field(
+        default=1, ge=1, description="networks of different seeds whose logits one graph averages"
+    )
 
 
 class Learning(Part):
@@ -37,6 +49,24 @@ class Learning(Part):
         default=0.0, ge=0, lt=1, description="decay of the weights' moving average; 0: off"
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        description="Beta(a, a) of the blend of two images (Zhang et al. 2018); 0: off",
+    )
+    cutmix: float = Field(
+        default=0.0, ge=0, description="Beta(a, a) of the part pasted in (Yun et al. 2019); 0: off"
+    )
+    grades: Literal["cumulative", "classes"] = Field(
+        default="cumulative",
+        description="an ordinal label: one logit per step of the scale, or one per class",
+    )
+    accumulate: int = Field(
+        default=1, ge=1, description="parts of a batch that go through the network one by one"
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile; eager, with a note, if it fails"
+    )
     balance: Literal["none", "loss", "sampler"] = Field(
         default="none", description="counter class imbalance by loss weights or by sampling"
     )
@@ -58,6 +88,15 @@ class Augmentation(Part):
     shift: float = Field(default=0.05, ge=0, lt=1, description="share of the side")
     brightness: float = Field(default=0.15, ge=0, lt=1)
     contrast: float = Field(default=0.15, ge=0, lt=1)
+    gamma: float = Field(
+        default=0.0, ge=0, lt=2, description="0.2: exponent between e^-0.2 and e^0.2"
+    )
+    tint: float = Field(
+        default=0.0, ge=0, lt=1, description="each colour channel's own gain; 0.1: 0.9 to 1.1"
+    )
+    erase: float = Field(
+        default=0.0, ge=0, le=1, description="chance of a rectangle blanked out (Zhong et al. 2020)"
+    )
     noise: float = Field(default=0.0, ge=0, lt=1, description="share of full scale")
 
 
@@ -77,7 +116,7 @@ class OperatingRule(Part):
 class Plan(Document):
     """One training run. Same plan, data set and machine: same weights."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     labels: tuple[str, ...] = Field(
         default=(),
@@ -90,7 +129,16 @@ class Plan(Document):
     network: NetworkPlan = NetworkPlan()
     learning: Learning = Learning()
     augmentation: Augmentation = Augmentation()
-    calibrate: bool = True
+    calibration: Literal["none", "temperature", "bias"] = Field(
+        default="bias",
+        description="none; one temperature; a temperature and a shift per column where images suffice",
+    )
+    folds: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="cross-validation by patient in so many folds; 0: the data set's own splits",
+    )
     operating: OperatingRule = OperatingRule()
     seed: int = Field(default=0, ge=0)
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")

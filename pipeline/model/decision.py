@@ -49,8 +49,7 @@ def point_of(card: Card, label: str) -> OperatingPoint | None:
 def probabilities(card: Card, logits: Logits) -> dict[str, NDArray[np.float64]]:
     """Return label -> calibrated probabilities [N, classes]; the columns of a binary label are (1-p, p).
 
-    ``logits`` is [N, K]. Each label's logits are divided by its temperature, then go through a
-    sigmoid (one column) or a softmax (several).
+    ``logits`` is [N, K]. See :func:`calibrated`.
     """
     values = np.asarray(logits, dtype=np.float64)
     return {output.label: calibrated(output, values) for output in card.outputs}
@@ -131,8 +130,17 @@ def _primary_point(card: Card) -> OperatingPoint:
 
 
 def calibrated(output: Output, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the probabilities [N, classes] of one output from all logits [N, K]."""
+    """Return the probabilities [N, classes] of one output from all logits [N, K].
+
+    Its logits are divided by its temperature and moved by its shift, then go through a sigmoid
+    (one column), a softmax (several), or, for grades, through sigmoids of "this class or a later
+    one" (cumulative link, McCullagh 1980).
+    """
     scaled = logits[:, list(output.columns)] / output.temperature
+    if output.shift:
+        scaled = scaled + np.asarray(output.shift)
+    if output.link == "cumulative":
+        return _from_cumulative(scaled)
     if len(output.columns) == 1:
         # a sigmoid is a softmax over (0, logit)
         scaled = np.concatenate([np.zeros_like(scaled), scaled], axis=1)
@@ -140,3 +148,10 @@ def calibrated(output: Output, logits: NDArray[np.float64]) -> NDArray[np.float6
     raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
     return shares
+
+
+def _from_cumulative(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    # the columns are learned apart: a later grade can't be likelier than an earlier one reached
+    reached = np.minimum.accumulate(np.exp(-np.logaddexp(0.0, -logits)), axis=1)
+    ends = np.ones((len(reached), 1)), np.zeros((len(reached), 1))
+    return -np.diff(np.concatenate([ends[0], reached, ends[1]], axis=1), axis=1)

@@ -4,14 +4,12 @@ import math
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -21,23 +19,18 @@ from data_schemas.errors import TrainingError
 from data_schemas.files import sha256_of_file
 from data_schemas.plan import Plan
 from data_schemas.progress import Progress
-from data_schemas.terms import Split
 from data_schemas.version import our_version
-from pipeline.evaluate.calibration import fit_temperature
-from pipeline.evaluate.operating_points import choose
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
-from pipeline.train import augment, judge, labels, networks, weights
-from pipeline.train.batches import Batch, Order, TrainingBatches, in_order
-from pipeline.train.keeping import keeper
-from pipeline.train.labels import Floats, Ints
-from pipeline.train.loop import Fitted, Metrics, Training, fit
+from pipeline.train import networks
+from pipeline.train.calibrating import calibrate
+from pipeline.train.learning import build_network, learn, split_logits
+from pipeline.train.loop import Fitted, Metrics
 from pipeline.train.pages import log_pages, note
 from pipeline.train.state import StateFolder, begin, begun_with, reopen
 from pipeline.train.task import Calibrated, Task, TrainingSet, prepare
+from pipeline.train.tracker import Say, Tracker
 from pipeline.train.world import World
-
-Say = Callable[[str], None]
 
 VERIFICATION_IMAGES = 8
 STATE_TAG = "hilum.state"
@@ -95,7 +88,7 @@ def train(
         calibrated = calibrate(network, task, world)
         run.log_metrics(calibrated.metrics, step=0)
         tune = task.rows["tune"]
-        tune_logits = _logits(network, task, tune, world, "fp32")
+        tune_logits = split_logits(network, task, tune, world, "fp32")
         log_pages(run, task, calibrated, tune_logits, fitted)
         card = _card(task, run.run_id, network, calibrated, licence)
         with tempfile.TemporaryDirectory() as scratch:
@@ -155,145 +148,6 @@ def assist(dataset: TrainingSet, plan: Plan, world: World) -> None:
     learn(network, task, world, lambda _epoch, _step, _metrics: None)
 
 
-def build_network(task: Task, world: World) -> tuple[networks.EvidenceNetwork, str]:
-    """Return the planned network on its device, ready to learn, and its weights' licence."""
-    torch.manual_seed(task.plan.seed)
-    plan = task.plan.network
-    network = networks.build(plan, task.head.columns, task.info.size)
-    licence = weights.load(network, plan)
-    given = labels.balance(task.head, task.targets[task.rows["train"]], "none")
-    networks.set_prior(network, torch.tensor(given.bias, dtype=torch.float32))
-    if task.plan.learning.precision == "bf16":
-        network.to(memory_format=torch.channels_last)
-    return network.to(world.device), licence
-
-
-def learn(
-    network: networks.EvidenceNetwork,
-    task: Task,
-    world: World,
-    track: Callable[[int, int, Metrics | None], None],
-    state: StateFolder | None = None,
-) -> Fitted:
-    """Fit ``network`` on the training split, stopped and selected by the tuning split.
-
-    It goes on from the newest checkpoint in ``state``, if there is one.
-    """
-    plan, rows = task.plan, task.rows
-    given = labels.balance(task.head, task.targets[rows["train"]], plan.learning.balance)
-    batches = TrainingBatches(
-        task.dataset,
-        task.targets,
-        Order(rows["train"], plan.seed, given.chance),
-        plan.learning.batch,
-        augment.policy(plan.augmentation, plan.seed),
-        world,
-    )
-    objective = labels.Objective(task.head, given, plan.learning.label_smoothing, world.device)
-    precision = plan.learning.precision
-
-    def loss_of(net: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        assert isinstance(net, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
-        with world.autocast(precision):
-            maps = net.features(batch.images)
-        return objective(net.judge(maps.float())[0], batch.targets) * batch.weight
-
-    with keeper(state, world, plan.learning.checkpoint_minutes) as keep:
-        training = Training(network, plan.learning, batches.steps)
-
-        def validate(net: torch.nn.Module) -> Metrics:
-            assert isinstance(net, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
-            between = partial(keep, training)  # a stop need not wait for all of the tuning split
-            logits = _logits(net, task, rows["tune"], world, precision, between)
-            tune = judge.tune_metrics(task.head, logits, task.targets[rows["tune"]])
-            return {**tune, "time/waited_s": batches.waited_s}
-
-        torch.manual_seed(plan.seed + world.rank)  # dropout
-        keep.restore(training)
-        return fit(training, batches, loss_of, validate, track, world, keep)
-
-
-class Tracker:
-    """Listens to the loop: progress at every step, one request to MLflow at every epoch."""
-
-    def __init__(self, run: runs.TrackedRun, task: Task, progress: Progress, say: Say) -> None:
-        self._run, self._progress, self._say = run, progress, say
-        self._images = len(task.rows["train"])
-        self._epochs = task.plan.learning.epochs
-        batch = task.plan.learning.batch
-        self._steps = max(1, round(self._images / batch))
-        self._started = self._trained = time.perf_counter()
-        self._line = ""
-        self._heard = 0  # steps of this epoch that were trained here, not before a resume
-
-    def __call__(self, epoch: int, step: int, metrics: Metrics | None) -> None:
-        """Take note of a step, or of a finished epoch."""
-        now = time.perf_counter()
-        if metrics is None:
-            self._trained = now
-            self._heard += 1
-            done = (epoch - 1) * self._steps + step
-            self._progress(done, self._epochs * self._steps, f"epoch {epoch}{self._line}")
-            return
-        trained_s = max(self._trained - self._started, 1e-9)
-        metrics = dict(metrics)
-        waited_s = metrics.pop("time/waited_s", 0.0)
-        metrics |= {
-            "time/epoch_s": now - self._started,
-            "time/images_per_s": self._images * self._heard / self._steps / trained_s,
-            "time/loader_stall_pct": 100 * waited_s / trained_s,
-            "mem/rss_mb": psutil.Process().memory_info().rss / 2**20,
-        }
-        if torch.cuda.is_available():
-            metrics["mem/gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
-        self._run.log_metrics(metrics, step=epoch)
-        self._run.flush()
-        self._line = f", tune AUC {metrics['tune/auc']:.3f}"
-        self._say(
-            f"epoch {epoch}/{self._epochs}: train loss {metrics['train/loss']:.4f}, "
-            f"tune loss {metrics['tune/loss']:.4f}, tune AUC {metrics['tune/auc']:.4f}, "
-            f"{metrics['time/images_per_s']:.0f} images/s"
-        )
-        self._started, self._heard = time.perf_counter(), 0
-
-
-def calibrate(network: networks.EvidenceNetwork, task: Task, world: World) -> Calibrated:
-    """Fit temperatures and choose operating points on the calibration split, in fp32."""
-    split: Split = "calibration" if len(task.rows["calibration"]) else "tune"
-    rows = task.rows[split]
-    notes = [] if split == "calibration" else ["no calibration split: calibrated on the tune split"]
-    logits = _logits(network, task, rows, world, "fp32")
-    truths = task.targets[rows]
-    outputs, points = [], []
-    metrics: Metrics = {}
-    for place, output in enumerate(task.head.outputs):
-        known = truths[:, place] >= 0
-        own, labelled = logits[known], truths[known, place]
-        fitted = fit_temperature(own[:, list(output.columns)], labelled, task.head.kind)
-        if fitted.note:
-            notes.append(f"{output.label}: {fitted.note}")
-        if task.plan.calibrate:
-            output = output.model_copy(update={"temperature": fitted.value})  # noqa: PLW2901
-        truth = judge.is_positive(output, labelled)
-        probability = judge.positive(output, own)
-        point = choose(truth, probability, task.plan.operating, label=output.label)
-        if point.note:
-            notes.append(f"{output.label}: {point.note}")
-        outputs.append(output)
-        points.append(point)
-        tail = f"_{output.label}" if len(task.head.outputs) > 1 else ""
-        metrics |= judge.calibration_metrics(truth, probability, tail)
-        metrics |= {
-            f"calibration/temperature{tail}": output.temperature,
-            f"calibration/loss_before{tail}": fitted.loss_before,
-            f"calibration/loss_after{tail}": fitted.loss_after,
-            f"calibration/threshold{tail}": point.high,
-            f"calibration/sensitivity{tail}": point.sensitivity,
-            f"calibration/specificity{tail}": point.specificity,
-        }
-    return Calibrated(tuple(outputs), tuple(points), split, logits, metrics, tuple(notes))
-
-
 def drawn_images(task: Task) -> NDArray[np.uint8]:
     """Return seeded drawings [8, S, S, C] on which the exported graph is checked.
 
@@ -310,18 +164,6 @@ def drawn_images(task: Task) -> NDArray[np.uint8]:
     both = across[:, :, low] * (1 - part) + across[:, :, low + 1] * part
     grains = generator.normal(0, 12, both.shape)
     return np.asarray(np.clip(np.rint(both + grains), 0, 255), np.uint8)
-
-
-def _logits(
-    network: networks.EvidenceNetwork,
-    task: Task,
-    rows: Ints,
-    world: World,
-    precision: str,
-    between: Callable[[], None] = lambda: None,
-) -> Floats:
-    images = in_order(task.dataset, rows, max(16, task.plan.learning.batch), world, between)
-    return judge.logits_of(network, images, world, precision)
 
 
 def _finals(fitted: Fitted, network: torch.nn.Module) -> Metrics:

@@ -6,8 +6,7 @@ import torch
 
 from data_schemas.errors import TrainingError
 from data_schemas.plan import Learning, NetworkPlan, Plan
-from pipeline.train import labels
-from pipeline.train import run as training
+from pipeline.train import calibrating, labels, learning
 from pipeline.train.judge import tune_metrics
 from pipeline.train.task import prepare
 from pipeline.train.world import World
@@ -99,8 +98,8 @@ def test_metrics_and_calibration_use_known_labels_only(memory_set):
     assert np.isnan(tune_metrics(head, logits, hidden)["tune/auc_a"])
     dataset.truths["a"][dataset.indices("calibration")[::2]] = -1
     task = prepare(dataset, TINY.model_copy(update={"labels": ("a", "b")}))
-    network, _ = training.build_network(task, World())
-    points = training.calibrate(network.eval(), task, World()).points
+    network, _ = learning.build_network(task, World())
+    points = calibrating.calibrate(network.eval(), task, World()).points
     assert [point.images for point in points] == [20, 40]
 
 

@@ -18,6 +18,7 @@ import torch
 from data_schemas.errors import TrainingError
 from data_schemas.plan import Augmentation, Learning, NetworkPlan, Plan
 from pipeline.tracking import endings, store
+from pipeline.train import learning
 from pipeline.train import run as training
 from pipeline.train import state as states
 from pipeline.train.world import World, open_world
@@ -177,8 +178,8 @@ def learned(dataset, state=None, plan=PLAN, track=lambda *_: None):
     """The weights after a fit, without a run around it."""
     world = open_world(plan.device, plan.threads, plan.seed)
     task = training.prepare(dataset, plan)
-    network, _ = training.build_network(task, world)
-    training.learn(network, task, world, track, state)
+    network, _ = learning.build_network(task, world)
+    learning.learn(network, task, world, track, state)
     return hashlib.sha256(
         b"".join(value.numpy().tobytes() for value in network.state_dict().values())
     ).hexdigest()
@@ -371,7 +372,7 @@ def test_before_an_update_that_is_not_finite_it_fails_and_keeps_the_last_good_st
 ):
     dataset = memory_set()
     task = training.prepare(dataset, PLAN)
-    network, _ = training.build_network(task, World())
+    network, _ = learning.build_network(task, World())
 
     def poison(done, _total, _note):
         if done == 6:
@@ -477,5 +478,5 @@ def test_51_images_on_two_processes_count_as_51(tmp_path):
 def test_a_batch_that_does_not_go_round_is_refused(memory_set):
     task = training.prepare(memory_set(), PLAN)
     with pytest.raises(TrainingError, match="without one") as refused:
-        training.learn(torch.nn.Linear(1, 1), task, World(0, 9), lambda *_: None)
+        learning.learn(torch.nn.Linear(1, 1), task, World(0, 9), lambda *_: None)
     assert "9 or more" in refused.value.mend

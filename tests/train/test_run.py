@@ -12,6 +12,7 @@ from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
 from pipeline.tracking import store
 from pipeline.tracking.runs import download
+from pipeline.train import calibrating, learning
 from pipeline.train import run as training
 from pipeline.train.task import prepare
 from pipeline.train.world import World, open_world
@@ -72,8 +73,8 @@ def learned(dataset, plan):
     """The digest of the weights after a fit, without a run around it."""
     world = open_world(plan.device, plan.threads, plan.seed)
     task = prepare(dataset, plan)
-    network, _ = training.build_network(task, world)
-    training.learn(network, task, world, lambda *_: None)
+    network, _ = learning.build_network(task, world)
+    learning.learn(network, task, world, lambda *_: None)
     parts = [value.numpy().tobytes() for value in network.state_dict().values()]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
@@ -110,8 +111,8 @@ def test_several_labels_in_half_precision(memory_set, mlflow_uri):
 
 def calibrated(dataset, plan=TINY):
     task = prepare(dataset, plan)
-    network, _ = training.build_network(task, World())
-    return task, training.calibrate(network.eval(), task, World())
+    network, _ = learning.build_network(task, World())
+    return task, calibrating.calibrate(network.eval(), task, World())
 
 
 def test_a_class_missing_from_every_held_out_split_is_reported(memory_set):
@@ -142,7 +143,7 @@ def test_without_a_calibration_split_the_tune_split_serves(memory_set):
 
 
 def test_calibration_can_be_left_out(memory_set):
-    _, found = calibrated(memory_set(), TINY.model_copy(update={"calibrate": False}))
+    _, found = calibrated(memory_set(), TINY.model_copy(update={"calibration": "none"}))
     assert found.outputs[0].temperature == 1.0
 
 

@@ -1,0 +1,58 @@
+"""What a run hears while it trains: progress at every step, metrics at every epoch."""
+
+import time
+from collections.abc import Callable
+
+import psutil
+import torch
+
+from data_schemas.progress import Progress
+from pipeline.tracking import runs
+from pipeline.train.loop import Metrics
+from pipeline.train.task import Task
+
+Say = Callable[[str], None]
+
+
+class Tracker:
+    """Listens to the loop: progress at every step, one request to MLflow at every epoch."""
+
+    def __init__(self, run: runs.TrackedRun, task: Task, progress: Progress, say: Say) -> None:
+        self._run, self._progress, self._say = run, progress, say
+        self._images = len(task.rows["train"])
+        self._epochs = task.plan.learning.epochs
+        batch = task.plan.learning.batch
+        self._steps = max(1, round(self._images / batch))
+        self._started = self._trained = time.perf_counter()
+        self._line = ""
+        self._heard = 0  # steps of this epoch that were trained here, not before a resume
+
+    def __call__(self, epoch: int, step: int, metrics: Metrics | None) -> None:
+        """Take note of a step, or of a finished epoch."""
+        now = time.perf_counter()
+        if metrics is None:
+            self._trained = now
+            self._heard += 1
+            done = (epoch - 1) * self._steps + step
+            self._progress(done, self._epochs * self._steps, f"epoch {epoch}{self._line}")
+            return
+        trained_s = max(self._trained - self._started, 1e-9)
+        metrics = dict(metrics)
+        waited_s = metrics.pop("time/waited_s", 0.0)
+        metrics |= {
+            "time/epoch_s": now - self._started,
+            "time/images_per_s": self._images * self._heard / self._steps / trained_s,
+            "time/loader_stall_pct": 100 * waited_s / trained_s,
+            "mem/rss_mb": psutil.Process().memory_info().rss / 2**20,
+        }
+        if torch.cuda.is_available():
+            metrics["mem/gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
+        self._run.log_metrics(metrics, step=epoch)
+        self._run.flush()
+        self._line = f", tune AUC {metrics['tune/auc']:.3f}"
+        self._say(
+            f"epoch {epoch}/{self._epochs}: train loss {metrics['train/loss']:.4f}, "
+            f"tune loss {metrics['tune/loss']:.4f}, tune AUC {metrics['tune/auc']:.4f}, "
+            f"{metrics['time/images_per_s']:.0f} images/s"
+        )
+        self._started, self._heard = time.perf_counter(), 0
