@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "deidentify": "write clean copies of DICOM images and photographs for research",
     "leaks": "examine a data set for leaks between its splits and for shortcuts",
     "train": "train a network on a data set, tracked in MLflow",
+    "send": "send what runs logged while their MLflow store was away",
     "evaluate": "measure a run on the test split and log the figures to it",
     "register": "put a run's model package into the MLflow registry",
     "serve": "score images over HTTP",
