@@ -6,28 +6,27 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_schemas.card import Output
 from pipeline.evaluate import statistics
 from pipeline.model import decision
 from pipeline.train.labels import Head, Ints
-from pipeline.train.networks import EvidenceNetwork
 from pipeline.train.world import World
 
 Floats = NDArray[np.float64]
 
 
 def logits_of(
-    network: EvidenceNetwork, images: Iterable[Tensor], world: World, precision: str = "fp32"
+    network: nn.Module, images: Iterable[Tensor], world: World, precision: str = "fp32"
 ) -> Floats:
     """Return the logits [N, K] of batches of images, in order."""
     parts = []
     with torch.no_grad():
         for batch in images:
             with world.autocast(precision):
-                maps = network.features(batch)
-            parts.append(network.judge(maps.float())[0].double().cpu().numpy())
+                logits = network(batch)[0]
+            parts.append(logits.double().cpu().numpy())
     return np.concatenate(parts)
 
 
