@@ -86,6 +86,12 @@ def _checked(
     values = values.reshape(len(truth), -1) if len(truth) else values.reshape(0, 1)
     if not np.isfinite(values).all():
         raise UsageError("logits must be finite to be calibrated")
+    if kind == "ordinal":
+        if not ((truth >= 0) & (truth <= values.shape[1])).all():
+            raise UsageError(f"labels must lie in 0..{values.shape[1]}")
+        # each step of the scale is a yes or no of its own
+        truth = (truth[:, None] > np.arange(values.shape[1])).astype(np.int64).ravel()
+        values, kind = values.reshape(-1, 1), "binary"
     if kind == "binary":
         if len(truth) and values.shape[1] != 1:
             raise UsageError(f"a binary label has one logit an image, got {values.shape[1]}")
