@@ -40,7 +40,7 @@ class LabelAnswers:
 
     @property
     def exclusive(self) -> bool:
-        """Return whether the label has exclusive classes (softmax) and not one yes or no."""
+        """Return whether the label has exclusive classes and not one yes or no."""
         return len(self.output.columns) > 1
 
 
@@ -171,7 +171,7 @@ def answers_of(
     probability = decision.positive_probability(card, output.label, logits)
     point = decision.point_of(card, output.label)
     if len(output.columns) > 1:
-        answer = np.argmax(classes, axis=1)
+        answer = decision.classes_of(output, logits)
     else:
         yes = probability >= (0.5 if point is None else point.high)
         (positive,) = output.positive_classes
