@@ -65,7 +65,11 @@ def probabilities(card: Card, logits: Logits) -> dict[str, NDArray[np.float64]]:
 
 def positive_probability(card: Card, label: str, logits: Logits) -> NDArray[np.float64]:
     """Return the calibrated probability [N] that ``label`` is one of its positive classes."""
-    output = output_of(card, label)
+    return of_positive(output_of(card, label), logits)
+
+
+def of_positive(output: Output, logits: Logits) -> NDArray[np.float64]:
+    """Return the calibrated probability [N] of an output's positive classes."""
     found = calibrated(output, np.asarray(logits, dtype=np.float64))
     # a sum of softmax terms may exceed 1 by a rounding error
     total: NDArray[np.float64] = found[:, list(output.positive_classes)].sum(axis=1)
