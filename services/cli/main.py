@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "leaks": "examine a data set for leaks between its splits and for shortcuts",
     "train": "train a network on a data set, tracked in MLflow",
     "evaluate": "measure a run on the test split and log the figures to it",
+    "look": "show what a network does with one image, from its pixels to the verdict",
     "register": "put a run's model package into the MLflow registry",
     "serve": "score images over HTTP",
     "score": "score files in batch",
