@@ -26,7 +26,7 @@ PREDICTIONS_VERSION = "1"
 
 def evaluate_run(
     run_id: str,
-    dataset_folder: Path,
+    data: Path | Dataset,
     tracking_uri: str,
     progress: Progress,
     split: Split = "test",
@@ -34,7 +34,8 @@ def evaluate_run(
     """Measure the package of a run on one split, and log the result to the same run.
 
     Logged: metrics ``SPLIT/...`` at step 0, four figures, ``predictions.parquet`` and, last,
-    ``evaluation.json`` (``evaluation-SPLIT.json`` for another split than test).
+    ``evaluation.json`` (``evaluation-SPLIT.json`` for another split than test). ``data`` is the
+    folder of a data set, or one that is open: a fold of a cross-validation is nowhere on disk.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def evaluate_run(
         continued_run(tracking_uri, run_id) as run,
     ):
         package = open_package(run.download("package", Path(scratch) / "run"))
-        dataset = open_dataset(dataset_folder)
+        dataset = data if isinstance(data, Dataset) else open_dataset(data)
         answers = answer_split(package, dataset, split, progress)
         evaluation = measure(answers, dataset.info, package.sha256, copies_in(dataset, answers))
         run.log_dataset(dataset.info, split, evaluation.images)
