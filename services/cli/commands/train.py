@@ -16,6 +16,10 @@ Every few minutes and at each epoch's end a checkpoint is written to the state f
 was stopped, however it was, goes on from there, in the same MLflow run and to the same weights:
 
     hilum train datasets/fundus --resume last
+
+With --folds K every image is answered once, by a network that saw no image of its patient:
+
+    hilum train datasets/fundus --config fundus --folds 5
 """
 
 import argparse
@@ -31,6 +35,7 @@ from data_schemas.errors import UsageError
 from data_schemas.plan import Plan
 from services.cli.commands.plan import refuse_no_folder
 from services.cli.console import Console
+from services.cli.folds import folds_text, folds_tree, page_of
 from services.cli.settings import layers_of, preset_names, tracking_uri
 
 if TYPE_CHECKING:
@@ -68,6 +73,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train although the leak doctor's findings block; run and card will say so",
     )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        metavar="K",
+        help="cross-validation by patient: K networks, each measured on patients it never saw "
+        "(the plan's `folds`)",
+    )
     parser.add_argument("--name", help="name of the run (default: label and backbone)")
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
     parser.add_argument(
@@ -87,14 +99,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Train; 0 when the run finished."""
-    assignments = [*options.assignments, *(["accept_leaks=true"] if options.accept_leaks else [])]
-    layers = layers_of("plans", options.config, assignments)
+    options.assignments += ["accept_leaks=true"] if options.accept_leaks else []
+    options.assignments += [] if options.folds is None else [f"folds={options.folds}"]
+    layers = layers_of("plans", options.config, options.assignments)
     settings.resolve(Plan, layers)  # before anything heavy is loaded
     uri = tracking_uri()
     refuse_no_folder(options.dataset)
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
+    from pipeline.train.cross import assist_folds, cross_validate
     from pipeline.train.plan.room import batch_place, refuse_without_room
     from pipeline.train.run import Place, assist, train
     from pipeline.train.world import close_world, open_world
@@ -114,16 +128,22 @@ def run(options: argparse.Namespace, console: Console) -> int:
     world = open_world(plan.device, plan.threads, plan.seed, rank=rank, size=size)
     try:
         if not world.is_first:
-            assist(dataset, plan, world)
+            (assist_folds if plan.folds else assist)(dataset, plan, world)
             _leave(world)
         refuse_without_room(plan, dataset, world, _processes_here(size), batch_place(layers))
         name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
         place = Place(uri, experiment, name.strip(), state, resume)
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
-        trained = train(dataset, plan, place, world, console.progress, console.say)
+        if plan.folds:
+            crossed = cross_validate(dataset, plan, place, world, console.progress, console.say)
+        else:
+            trained = train(dataset, plan, place, world, console.progress, console.say)
     finally:
         close_world(world)
-    console.result(_text(trained, uri, options.dataset), _tree(trained, uri, experiment))
+    if plan.folds:
+        console.result(folds_text(crossed, info, uri), folds_tree(crossed, info, uri, experiment))
+    else:
+        console.result(_text(trained, uri, options.dataset), _tree(trained, uri, experiment))
     return 0
 
 
@@ -214,10 +234,13 @@ def _default_state(uri: str) -> Path:
 
 def _stopped(options: argparse.Namespace, uri: str, experiment: str) -> tuple[str, Path]:
     """Return the id of the run to go on with, and the folder below which its state lies."""
+    from pipeline.tracking.children import PARENT_TAG
     from pipeline.tracking.runs import stopped_run
     from pipeline.train.run import STATE_TAG
 
     run_id, tags = stopped_run(uri, options.resume, experiment)
+    if tags.get(PARENT_TAG):  # a fold goes on with its cross-validation
+        run_id, tags = stopped_run(uri, tags[PARENT_TAG], experiment)
     told = Path(tags[STATE_TAG]).parent if tags.get(STATE_TAG) else _default_state(uri)
     return run_id, (options.state or told).absolute()
 
@@ -248,12 +271,11 @@ def _text(trained: "Trained", uri: str, dataset: Path) -> str:
         f"  {point.label}: positive at {point.high:.3f} or more ({point.rule})"
         for point in trained.points
     )
-    page = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
     return f"""run {trained.run_id}
 tune AUC {auc} (epoch {trained.best_epoch}), {trained.seconds:.0f} s
 {points}
 
-MLflow page:  {page}
+MLflow page:  {page_of(uri)}
 next:         hilum evaluate {trained.run_id} --dataset {dataset}
               hilum register {trained.run_id} --name NAME --alias champion"""
 
