@@ -56,8 +56,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         sent.append(one)
     lines = [_line(one) for one in sent] or ["nothing waits to be sent"]
     console.result("\n".join(lines), {"sent": [_tree(one) for one in sent]})
-    for error in faults[:-1]:
-        console.error(error)
+    for fault in faults[:-1]:
+        console.error(fault)
     if faults:
         raise faults[-1]
     return 1 if any(one.refused for one in sent) else 0
