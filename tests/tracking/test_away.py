@@ -140,7 +140,8 @@ def test_the_server_dies_comes_back_and_dies_again(
     assert story.losses() == [1, 2, 3, 4, 5]
     gauge = history(story.client, story.run.run_id, "system/cpu_utilization_percentage")
     assert [step for step, *_ in gauge] == sorted({step for step, *_ in gauge})
-    names = {entry.path for entry in story.client.list_artifacts(story.run.run_id, "package")}
+    over_http = store.open_client(real_server.uri)
+    names = {entry.path for entry in over_http.list_artifacts(story.run.run_id, "package")}
     assert names == {"package/model.onnx"}
 
 
