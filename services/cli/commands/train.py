@@ -41,7 +41,7 @@ from services.cli.settings import layers_of, preset_names, tracking_uri
 if TYPE_CHECKING:
     from data_schemas.dataset import DatasetInfo
     from pipeline.ingest.store import Dataset
-    from pipeline.train.run import Trained
+    from pipeline.train.run import Place, Trained
     from pipeline.train.world import World
 
 PLAN_WAIT_S = 600.0
@@ -108,9 +108,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
-    from pipeline.train.cross import assist_folds, cross_validate
     from pipeline.train.plan.room import batch_place, refuse_without_room
-    from pipeline.train.run import Place, assist, train
+    from pipeline.train.run import Place
     from pipeline.train.world import close_world, open_world
 
     check_uri(uri)
@@ -120,31 +119,39 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if not options.config:
         layers = [_planned(options, dataset, (rank, size), console), *layers]
     plan = settings.resolve(Plan, layers)
-    experiment, resume = options.experiment or info.name, ""
-    state = (options.state or _default_state(uri)).absolute()
-    if options.resume:
-        resume, state = _stopped(options, uri, experiment)
+    experiment = options.experiment or info.name
+    resume, state = _state_of(options, uri, experiment)
+    if resume:
         plan = _plan_of(options, plan, state / resume, info, size)
     world = open_world(plan.device, plan.threads, plan.seed, rank=rank, size=size)
     try:
         if not world.is_first:
-            (assist_folds if plan.folds else assist)(dataset, plan, world)
-            _leave(world)
+            _assist(dataset, plan, world)
         refuse_without_room(plan, dataset, world, _processes_here(size), batch_place(layers))
         name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
         place = Place(uri, experiment, name.strip(), state, resume)
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
-        if plan.folds:
-            crossed = cross_validate(dataset, plan, place, world, console.progress, console.say)
-        else:
-            trained = train(dataset, plan, place, world, console.progress, console.say)
+        answer = _carry_out(dataset, plan, place, world, console)
     finally:
         close_world(world)
-    if plan.folds:
-        console.result(folds_text(crossed, info, uri), folds_tree(crossed, info, uri, experiment))
-    else:
-        console.result(_text(trained, uri, options.dataset), _tree(trained, uri, experiment))
+    console.result(*answer)
     return 0
+
+
+def _carry_out(
+    dataset: "Dataset", plan: Plan, place: "Place", world: "World", console: Console
+) -> tuple[str, dict[str, Any]]:
+    """Train once, or once for each fold; return the answer as text and as a tree."""
+    from pipeline.train.cross import cross_validate
+    from pipeline.train.run import train
+
+    info, uri = dataset.info, place.uri
+    if plan.folds:
+        crossed = cross_validate(dataset, plan, place, world, console.progress, console.say)
+        tree = folds_tree(crossed, info, uri, place.experiment)
+        return folds_text(crossed, info, uri), tree
+    trained = train(dataset, plan, place, world, console.progress, console.say)
+    return _text(trained, uri, dataset.folder), _tree(trained, uri, place.experiment)
 
 
 def _planned(
@@ -211,6 +218,15 @@ def _processes_here(size: int) -> int:
         raise UsageError("LOCAL_WORLD_SIZE must be a number", where="environment") from error
 
 
+def _assist(dataset: "Dataset", plan: Plan, world: "World") -> NoReturn:
+    """Do the share of a process that isn't the first."""
+    from pipeline.train.cross import assist_folds
+    from pipeline.train.run import assist
+
+    (assist_folds if plan.folds else assist)(dataset, plan, world)
+    _leave(world)
+
+
 def _leave(world: "World") -> NoReturn:
     """End a process that only assisted, without the interpreter's own end.
 
@@ -232,8 +248,10 @@ def _default_state(uri: str) -> Path:
     return (Path.cwd() if file is None else file.parent) / ".hilum" / "state"
 
 
-def _stopped(options: argparse.Namespace, uri: str, experiment: str) -> tuple[str, Path]:
-    """Return the id of the run to go on with, and the folder below which its state lies."""
+def _state_of(options: argparse.Namespace, uri: str, experiment: str) -> tuple[str, Path]:
+    """Return the id of the run to go on with, if any, and the folder below which its state lies."""
+    if not options.resume:
+        return "", (options.state or _default_state(uri)).absolute()
     from pipeline.tracking.children import PARENT_TAG
     from pipeline.tracking.runs import stopped_run
     from pipeline.train.run import STATE_TAG
