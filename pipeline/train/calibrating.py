@@ -3,14 +3,15 @@
 from data_schemas.terms import Split
 from pipeline.evaluate.calibration import fit_temperature
 from pipeline.evaluate.operating_points import choose
-from pipeline.train import judge, networks
+from pipeline.train import judge
+from pipeline.train.ensemble import AnyNetwork
 from pipeline.train.learning import split_logits
 from pipeline.train.loop import Metrics
 from pipeline.train.task import Calibrated, Task
 from pipeline.train.world import World
 
 
-def calibrate(network: networks.EvidenceNetwork, task: Task, world: World) -> Calibrated:
+def calibrate(network: AnyNetwork, task: Task, world: World) -> Calibrated:
     """Fit temperatures and choose operating points on the calibration split, in fp32."""
     split: Split = "calibration" if len(task.rows["calibration"]) else "tune"
     rows = task.rows[split]
