@@ -63,7 +63,9 @@ def answering(members: Sequence[EvidenceNetwork], views: str) -> AnyNetwork:
     """Return the network that answers: a lone member on one view is itself."""
     if len(members) == 1 and views == "one":
         return members[0]
-    return Ensemble(members, views).eval()
+    together = Ensemble(members, views)
+    together.eval()
+    return together
 
 
 def _mean(parts: Sequence[Tensor]) -> Tensor:
