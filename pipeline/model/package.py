@@ -25,6 +25,7 @@ from data_schemas.contract import Contract
 from data_schemas.document import Document
 from data_schemas.errors import HilumError, PackageError
 from data_schemas.files import sha256, write_bytes
+from pipeline.model.decision import DEFAULT
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.safetensors"
@@ -216,11 +217,11 @@ def _output_faults(card: Card) -> Iterator[str]:
         yield from _link_faults(output)
     if card.primary not in names:
         yield f"the primary label {card.primary!r} is not among the outputs"
-    points = [point.label for point in card.operating_points]
-    if card.primary not in points:
+    points = [(point.label, point.name) for point in card.operating_points]
+    if (card.primary, DEFAULT) not in points:
         yield f"the primary label {card.primary!r} has no operating point"
     if len(set(points)) != len(points):
-        yield "a label has two operating points"
+        yield "a label has two operating points of one name"
 
 
 def _link_faults(output: Output) -> Iterator[str]:
