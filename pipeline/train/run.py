@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,10 @@ from data_schemas.version import our_version
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
 from pipeline.tracking.children import PARENT_TAG
-from pipeline.train import networks
 from pipeline.train.calibrating import calibrate
+from pipeline.train.ensemble import AnyNetwork
 from pipeline.train.leaks import Leaks
-from pipeline.train.learning import build_network, learn, split_logits
+from pipeline.train.learning import split_logits, train_network
 from pipeline.train.loop import Fitted, Metrics
 from pipeline.train.pages import log_pages, note
 from pipeline.train.state import StateFolder, begin, begun_with, reopen
@@ -93,16 +93,16 @@ def train(
     started = time.perf_counter()
     with opened(task, place, world, say) as (run, state):
         _log_start(run, task)
-        network, licence = build_network(task, world)
-        tracker = Tracker(run, task, progress, say)
-        fitted = learn(network, task, world, tracker, state)
+        learned = train_network(task, world, Tracker(run, task, progress, say), state)
+        task = replace(task, notes=(*task.notes, *learned.notes))
+        network, fitted = learned.network, learned.fitted
         run.log_metrics(_finals(fitted, network), step=0)
         calibrated = calibrate(network, task, world)
         run.log_metrics(calibrated.metrics, step=0)
         tune = task.rows["tune"]
         tune_logits = split_logits(network, task, tune, world, "fp32")
         log_pages(run, task, calibrated, tune_logits, fitted)
-        card = _card(task, run.run_id, network, calibrated, licence)
+        card = _card(task, run.run_id, network, calibrated, learned.licence)
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
             # a channels-last network holds its weights in an order that no file format wants
@@ -160,8 +160,7 @@ def opened(
 def assist(dataset: TrainingSet, plan: Plan, world: World, leaks: Leaks | None = None) -> None:
     """Do the share of a process that isn't the first of its world: learn along, write nothing."""
     task = prepare(dataset, plan, leaks)
-    network, _ = build_network(task, world)
-    learn(network, task, world, lambda _epoch, _step, _metrics: None)
+    train_network(task, world, lambda _epoch, _step, _metrics: None)
 
 
 def drawn_images(task: Task) -> NDArray[np.uint8]:
@@ -200,7 +199,7 @@ def _finals(fitted: Fitted, network: torch.nn.Module) -> Metrics:
 def _card(
     task: Task,
     run_id: str,
-    network: networks.EvidenceNetwork,
+    network: AnyNetwork,
     calibrated: Calibrated,
     licence: str,
 ) -> Card:
