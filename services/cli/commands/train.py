@@ -26,16 +26,15 @@ import argparse
 import math
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from data_schemas import settings
 from data_schemas.errors import UsageError
 from data_schemas.plan import Plan
-from services.cli.commands.plan import refuse_no_folder
 from services.cli.console import Console
 from services.cli.folds import folds_text, folds_tree, page_of
+from services.cli.planning import planned, refuse_no_folder
 from services.cli.settings import layers_of, preset_names, tracking_uri
 
 if TYPE_CHECKING:
@@ -43,9 +42,6 @@ if TYPE_CHECKING:
     from pipeline.ingest.store import Dataset
     from pipeline.train.run import Place, Trained
     from pipeline.train.world import World
-
-PLAN_WAIT_S = 600.0
-"""How long the other processes wait for the plan that the first one makes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +104,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
+    from pipeline.train.cross import assist_folds
     from pipeline.train.plan.room import batch_place, refuse_without_room
-    from pipeline.train.run import Place
+    from pipeline.train.run import Place, assist
     from pipeline.train.world import close_world, open_world
 
     check_uri(uri)
@@ -117,16 +114,18 @@ def run(options: argparse.Namespace, console: Console) -> int:
     info = dataset.info
     rank, size = _place_in_world()
     if not options.config:
-        layers = [_planned(options, dataset, (rank, size), console), *layers]
+        layers = [planned(options, dataset, (rank, size), console), *layers]
     plan = settings.resolve(Plan, layers)
-    experiment = options.experiment or info.name
-    resume, state = _state_of(options, uri, experiment)
-    if resume:
+    experiment, resume = options.experiment or info.name, ""
+    state = (options.state or _default_state(uri)).absolute()
+    if options.resume:
+        resume, state = _stopped(options, uri, experiment)
         plan = _plan_of(options, plan, state / resume, info, size)
     world = open_world(plan.device, plan.threads, plan.seed, rank=rank, size=size)
     try:
         if not world.is_first:
-            _assist(dataset, plan, world)
+            (assist_folds if plan.folds else assist)(dataset, plan, world)
+            _leave(world)
         refuse_without_room(plan, dataset, world, _processes_here(size), batch_place(layers))
         name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
         place = Place(uri, experiment, name.strip(), state, resume)
@@ -141,73 +140,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _carry_out(
     dataset: "Dataset", plan: Plan, place: "Place", world: "World", console: Console
 ) -> tuple[str, dict[str, Any]]:
-    """Train once, or once for each fold; return the answer as text and as a tree."""
+    """Train, or cross-validate, and return what is printed: for a person, and as JSON."""
     from pipeline.train.cross import cross_validate
     from pipeline.train.run import train
 
-    info, uri = dataset.info, place.uri
+    info, uri, experiment = dataset.info, place.uri, place.experiment
     if plan.folds:
         crossed = cross_validate(dataset, plan, place, world, console.progress, console.say)
-        tree = folds_tree(crossed, info, uri, place.experiment)
-        return folds_text(crossed, info, uri), tree
+        return folds_text(crossed, info, uri), folds_tree(crossed, info, uri, experiment)
     trained = train(dataset, plan, place, world, console.progress, console.say)
-    return _text(trained, uri, dataset.folder), _tree(trained, uri, place.experiment)
-
-
-def _planned(
-    options: argparse.Namespace, dataset: "Dataset", place: tuple[int, int], console: Console
-) -> settings.Layer:
-    """Return DATASET/plan.yaml as a layer; the first process makes it if there is none."""
-    from pipeline.train.plan.write import PLAN_FILE, inspect
-
-    path = options.dataset / PLAN_FILE
-    rank, size = place
-    if options.resume and (not options.assignments or not path.exists()):
-        return settings.Layer({})  # it goes on by its own plan
-    if not path.exists() and rank > 0:
-        _wait_for(path)
-    elif not path.exists():
-        console.say(f"no {path}: making it, as `hilum plan {options.dataset}` does ...")
-        layer = _make_plan(dataset, path, size, console)
-        if layer is not None:
-            return layer
-    elif inspect(path).dataset not in ("", dataset.info.content_sha256[:16]):
-        console.say(
-            f"note: {path} was made for other images; to make it anew: hilum plan {options.dataset}"
-        )
-    return settings.from_file(path)
-
-
-def _make_plan(
-    dataset: "Dataset", path: Path, size: int, console: Console
-) -> settings.Layer | None:
-    """Write the plan; return it as a layer where the folder can't be written to."""
-    from pipeline.train.plan.make import Request, make_plan
-    from pipeline.train.plan.write import summary, write_plan
-
-    made = make_plan(dataset, Request(settings.Layer({})))
-    console.say(summary(made.estimate))
-    try:
-        write_plan(path, made.text, made.fingerprint)
-    except UsageError as error:
-        if size > 1:  # the others wait for it
-            raise
-        console.say(f"note: {path} {error.what}; the plan is in the run only")
-        return settings.from_text(made.text, str(path))
-    return None
-
-
-def _wait_for(path: Path) -> None:
-    """Wait until the first process has written the plan, which appears whole."""
-    end = time.monotonic() + PLAN_WAIT_S
-    while not path.exists():
-        if time.monotonic() > end:
-            raise UsageError(
-                "the first process has not written the plan",
-                where=path,
-                mend="make it first: hilum plan DATASET; every machine must see the same file",
-            )
-        time.sleep(0.1)
+    return _text(trained, uri, dataset.folder), _tree(trained, uri, experiment)
 
 
 def _processes_here(size: int) -> int:
@@ -216,15 +158,6 @@ def _processes_here(size: int) -> int:
         return int(os.environ.get("LOCAL_WORLD_SIZE", size))
     except ValueError as error:
         raise UsageError("LOCAL_WORLD_SIZE must be a number", where="environment") from error
-
-
-def _assist(dataset: "Dataset", plan: Plan, world: "World") -> NoReturn:
-    """Do the share of a process that isn't the first."""
-    from pipeline.train.cross import assist_folds
-    from pipeline.train.run import assist
-
-    (assist_folds if plan.folds else assist)(dataset, plan, world)
-    _leave(world)
 
 
 def _leave(world: "World") -> NoReturn:
@@ -248,10 +181,8 @@ def _default_state(uri: str) -> Path:
     return (Path.cwd() if file is None else file.parent) / ".hilum" / "state"
 
 
-def _state_of(options: argparse.Namespace, uri: str, experiment: str) -> tuple[str, Path]:
-    """Return the id of the run to go on with, if any, and the folder below which its state lies."""
-    if not options.resume:
-        return "", (options.state or _default_state(uri)).absolute()
+def _stopped(options: argparse.Namespace, uri: str, experiment: str) -> tuple[str, Path]:
+    """Return the id of the run to go on with, and the folder below which its state lies."""
     from pipeline.tracking.children import PARENT_TAG
     from pipeline.tracking.runs import stopped_run
     from pipeline.train.run import STATE_TAG
