@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_schemas.errors import TrainingError
@@ -16,6 +18,20 @@ from pipeline.train.world import World
 Metrics = dict[str, float]
 SCORE = "tune/auc"
 """The metric that stops and selects: higher is better. Where it is undefined, ``tune/loss`` does."""
+
+
+class NotFiniteError(TrainingError):
+    """A loss or gradient is not finite; the weights are those of the step before."""
+
+    def __init__(self, loss: float, norm: float, epoch: int, step: int) -> None:
+        self.epoch, self.step = epoch, step
+        self.rows: NDArray[np.int64] | None = (
+            None  # manifest rows of the batch, once they are known
+        )
+        super().__init__(
+            f"loss {loss:g} and gradient norm {norm:g} in epoch {epoch}, step {step}",
+            mend="lower learning.rate, lengthen learning.warmup, or use learning.precision fp32",
+        )
 
 
 class Epochs(Protocol):
@@ -119,7 +135,7 @@ def fit(
             # of all processes, so that all go on or all stop
             mean = world.mean(loss.item())
             if not math.isfinite(mean + norm):
-                raise _not_finite(mean, norm, training)
+                raise NotFiniteError(mean, norm, training.epoch, training.step + 1)
             training.take_step(mean, norm)
             track(training.epoch, training.step, None)
             keep(training)
@@ -186,7 +202,7 @@ def clip(network: nn.Module, most: float) -> float:
     norms = torch._foreach_norm(gradients)  # noqa: SLF001 - what torch's own clipping calls
     norm = float(torch.linalg.vector_norm(torch.stack(norms)).item())
     if math.isfinite(norm) and norm > most:  # most steps need no second pass over the gradient
-        torch._foreach_mul_(gradients, most / (norm + 1e-6))  # noqa: SLF001
+        torch._foreach_mul_(gradients, most / (norm + 1e-6))
     return norm
 
 
@@ -213,7 +229,7 @@ class Average:
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
-            torch._foreach_lerp_(self._own, self._new, share)  # noqa: SLF001 - one call for all
+            torch._foreach_lerp_(self._own, self._new, share)
             for count, new in zip(self._counts, self._new_counts, strict=True):
                 count.copy_(new)
 
@@ -230,11 +246,3 @@ def _rank(metrics: Metrics) -> tuple[float, float]:
     loss = metrics.get("tune/loss", math.inf)
     # with a class missing from the tune split there is no AUC: the lower loss decides
     return (round(score, 5) if math.isfinite(score) else 0.0, -loss)
-
-
-def _not_finite(loss: float, norm: float, training: Training) -> TrainingError:
-    return TrainingError(
-        f"loss {loss:g} and gradient norm {norm:g} in epoch {training.epoch}, "
-        f"step {training.step + 1}",
-        mend="lower learning.rate, lengthen learning.warmup, or use learning.precision fp32",
-    )
