@@ -80,9 +80,14 @@ class Learning(Part):
 class Augmentation(Part):
     """Random changes of training images; each draw depends on seed, epoch and image only."""
 
-    library: Literal["torchvision", "monai", "none"] = "torchvision"
-    flip_horizontal: bool = True
-    flip_vertical: bool = False
+    enabled: bool = Field(default=True, description="false: images as they are stored")
+    flip_horizontal: bool = Field(
+        default=True, description="left becomes right: also a left eye a right one"
+    )
+    flip_vertical: bool = Field(
+        default=False,
+        description="a mirror image too: turned by 180 degrees, a left eye's is a right eye's",
+    )
     rotation_deg: float = Field(default=15.0, ge=0, le=180)
     zoom: float = Field(default=0.1, ge=0, lt=1, description="0.1: between 0.9 and 1.1")
     shift: float = Field(default=0.05, ge=0, lt=1, description="share of the side")

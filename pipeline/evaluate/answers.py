@@ -42,7 +42,7 @@ class LabelAnswers:
 
     @property
     def exclusive(self) -> bool:
-        """Return whether the label has exclusive classes (softmax) and not one yes or no."""
+        """Return whether the label has exclusive classes and not one yes or no."""
         return len(self.output.columns) > 1
 
 
@@ -174,7 +174,7 @@ def answers_of(
     plain = output.model_copy(update={"temperature": 1.0, "shift": ()})
     point = decision.point_of(card, output.label)
     if len(output.columns) > 1:
-        answer = np.argmax(classes, axis=1)
+        answer = decision.classes_of(output, logits)
     else:
         yes = probability >= (0.5 if point is None else point.high)
         (positive,) = output.positive_classes

@@ -26,7 +26,7 @@ PREDICTIONS_VERSION = "1"
 
 def evaluate_run(
     run_id: str,
-    dataset_folder: Path,
+    data: Path | Dataset,
     tracking_uri: str,
     progress: Progress,
     split: Split = "test",
@@ -35,9 +35,10 @@ def evaluate_run(
     """Measure the package of a run on one split, and log the result to the same run.
 
     Logged: metrics ``SPLIT/...`` at step 0, four figures, ``predictions.parquet`` and, last,
-    ``evaluation.json`` (``evaluation-SPLIT.json`` for another split than test). ``prevalence`` is the
-    primary label's where the model is to be used, if that is known: what probabilities corrected to
-    it give is shown beside the others.
+    ``evaluation.json`` (``evaluation-SPLIT.json`` for another split than test). ``data`` is the
+    folder of a data set, or one that is open: a fold of a cross-validation is nowhere on disk.
+    ``prevalence`` is the primary label's where the model is to be used, if that is known: what
+    probabilities corrected to it give is shown beside the others.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def evaluate_run(
         continued_run(tracking_uri, run_id) as run,
     ):
         package = open_package(run.download("package", Path(scratch) / "run"))
-        dataset = open_dataset(dataset_folder)
+        dataset = data if isinstance(data, Dataset) else open_dataset(data)
         answers = answer_split(package, dataset, split, progress)
         copies = copies_in(dataset, answers)
         evaluation = measure(answers, dataset.info, package.sha256, copies, prevalence)

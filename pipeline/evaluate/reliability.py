@@ -74,6 +74,13 @@ def calibration_errors(
     return Errors(intervals[1], intervals[0], change, by_chance)
 
 
+def calibration_error(
+    labels: Integers, probabilities: Floats, patients: NDArray[np.str_]
+) -> Interval:
+    """Return ECE over 15 bins of equal mass, as :func:`calibration_errors` does."""
+    return calibration_errors(labels, probabilities, probabilities, patients).after
+
+
 def perfect_errors(probabilities: Floats, seed: int = 0) -> Floats:
     """Return the calibration errors of labels drawn from the probabilities themselves."""
     generator = np.random.default_rng(seed)

@@ -4,9 +4,9 @@ import math
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,10 @@ from data_schemas.progress import Progress
 from data_schemas.version import our_version
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
+from pipeline.tracking.children import PARENT_TAG
 from pipeline.train import networks
 from pipeline.train.calibrating import calibrate, checked_images, export_metrics
+from pipeline.train.leaks import Leaks
 from pipeline.train.learning import build_network, learn, split_logits
 from pipeline.train.loop import Fitted, Metrics
 from pipeline.train.pages import log_pages, note
@@ -58,15 +60,25 @@ class Place:
     name: str
     state: Path | None = None  # below it each run keeps its checkpoints; without it, none are kept
     resume: str = ""  # the run to go on with, instead of a new one
+    parent: str = ""  # the run that this one is a part of: the cross-validation of a fold
+    tags: Mapping[str, str] = field(default_factory=dict)  # beside those that every run has
 
 
 def train(
-    dataset: TrainingSet, plan: Plan, place: Place, world: World, progress: Progress, say: Say
+    dataset: TrainingSet,
+    plan: Plan,
+    place: Place,
+    world: World,
+    progress: Progress,
+    say: Say,
+    leaks: Leaks | None = None,
 ) -> Trained:
     """Train the planned network on an opened data set, in an MLflow run of its own.
 
     ``progress`` hears of every step, ``say`` gets remarks and one line per epoch. With
-    ``place.resume`` the run that was stopped goes on from its last checkpoint.
+    ``place.resume`` the run that was stopped goes on from its last checkpoint. ``leaks`` is what was
+    found between these splits, where somebody has looked already. The splits are those of
+    ``dataset``; ``plan.folds`` is the business of ``cross.cross_validate``.
 
     Raises
     ------
@@ -75,11 +87,11 @@ def train(
     TrackingError
         If MLflow can't be used.
     """
-    task = prepare(dataset, plan)
+    task = prepare(dataset, plan, leaks)
     for remark in task.notes:
         say(f"note: {remark}")
     started = time.perf_counter()
-    with _opened(task, place, world, say) as (run, state):
+    with opened(task, place, world, say) as (run, state):
         _log_start(run, task)
         network, licence = build_network(task, world)
         tracker = Tracker(run, task, progress, say)
@@ -110,7 +122,7 @@ def train(
 
 
 @contextmanager
-def _opened(
+def opened(
     task: Task, place: Place, world: World, say: Say
 ) -> Iterator[tuple[runs.TrackedRun, StateFolder | None]]:
     """Open the run and its state folder, which is gone once the run has finished."""
@@ -120,10 +132,13 @@ def _opened(
             # first of all: a run that may not go on must not be touched
             now = begun_with(place.resume, task.plan, task.info, world)
             state = closing.enter_context(reopen(place.state or Path(), now, task.info, say))
-            tags = {**_tags(task), STATE_TAG: str(state.path)}
+            tags = {**_tags(task), **place.tags, STATE_TAG: str(state.path)}
             run = closing.enter_context(runs.resumed_run(place.uri, place.resume, tags))
         else:
-            opening = runs.tracked_run(place.uri, place.experiment, place.name, _tags(task))
+            tags = {**_tags(task), **place.tags}
+            if place.parent:
+                tags |= {PARENT_TAG: place.parent}
+            opening = runs.tracked_run(place.uri, place.experiment, place.name, tags)
             run = closing.enter_context(opening)
             if place.state is not None:
                 begun = begun_with(run.run_id, task.plan, task.info, world)
@@ -133,7 +148,8 @@ def _opened(
         try:
             yield run, state
         except BaseException as error:
-            if state is not None and not isinstance(error, TrainingError):
+            # a fold goes on through its cross-validation, which says so itself
+            if state is not None and not place.parent and not isinstance(error, TrainingError):
                 command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
                 under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
                 say(f"stopped; its state lies in {state.path}")
@@ -143,9 +159,9 @@ def _opened(
         state.remove()
 
 
-def assist(dataset: TrainingSet, plan: Plan, world: World) -> None:
+def assist(dataset: TrainingSet, plan: Plan, world: World, leaks: Leaks | None = None) -> None:
     """Do the share of a process that isn't the first of its world: learn along, write nothing."""
-    task = prepare(dataset, plan)
+    task = prepare(dataset, plan, leaks)
     network, _ = build_network(task, world)
     learn(network, task, world, lambda _epoch, _step, _metrics: None)
 

@@ -15,7 +15,7 @@ from data_schemas.plan import Plan
 from data_schemas.terms import SPLITS, Split
 from pipeline.train import labels
 from pipeline.train.labels import Floats, Ints
-from pipeline.train.leaks import check_leaks
+from pipeline.train.leaks import Leaks, check_leaks
 from pipeline.train.loop import Metrics
 
 
@@ -77,15 +77,17 @@ class Calibrated:
     notes: tuple[str, ...]
 
 
-def prepare(dataset: TrainingSet, plan: Plan) -> Task:
+def prepare(dataset: TrainingSet, plan: Plan, leaks: Leaks | None = None) -> Task:
     """Put data set and plan together.
+
+    ``leaks`` is what was found between these splits, where somebody has looked already.
 
     Raises
     ------
     TrainingError
         If they don't fit, the splits leak, or the training or tuning split has no labelled image.
     """
-    leaks = check_leaks(dataset, accept=plan.accept_leaks)
+    leaks = leaks or check_leaks(dataset, accept=plan.accept_leaks)
     head = labels.resolve_head(plan, dataset.info)
     targets = labels.label_matrix(dataset, head)
     whole = {split: np.asarray(dataset.indices(split), np.int64) for split in SPLITS}

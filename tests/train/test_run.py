@@ -79,11 +79,11 @@ def learned(dataset, plan):
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-@pytest.mark.parametrize("library", ["torchvision", "none"])
-def test_the_same_plan_gives_the_same_weights(memory_set, library):
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_same_plan_gives_the_same_weights(memory_set, enabled):
     plan = TINY.model_copy(
         update={
-            "augmentation": Augmentation(library=library, noise=0.02),
+            "augmentation": Augmentation(enabled=enabled, noise=0.02),
             "learning": SHORT.model_copy(update={"balance": "sampler", "average": 0.9}),
             "network": NetworkPlan(backbone="convnet", dropout=0.1),
         }
