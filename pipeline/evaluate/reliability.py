@@ -85,10 +85,9 @@ def perfect_errors(probabilities: Floats, seed: int = 0) -> Floats:
     """Return the calibration errors of labels drawn from the probabilities themselves."""
     generator = np.random.default_rng(seed)
     values = np.asarray(probabilities, dtype=np.float64)
-    found = np.empty(PERFECT_DRAWS)
-    for index in range(PERFECT_DRAWS):
-        found[index] = Bins((generator.random(values.size) < values), values).error()
-    return found
+    bins = Bins(np.zeros(values.size, np.int64), values)
+    draws = (generator.random(values.size) < values for _ in range(PERFECT_DRAWS))
+    return np.array([bins.error(labels=drawn.astype(np.int64)) for drawn in draws])
 
 
 def recalibration(

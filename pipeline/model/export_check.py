@@ -13,6 +13,7 @@ from data_schemas.card import Card, ExportCheck
 from data_schemas.contract import Contract
 from data_schemas.errors import ImageError, TrainingError
 from data_schemas.files import sha256
+from data_schemas.score import Score
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
 from pipeline.model import decision
@@ -22,6 +23,8 @@ from pipeline.model.scoring import score_bytes
 
 NEAR = 1e-4
 """Largest difference of a probability allowed; answers this close to a threshold are counted."""
+
+UNJUDGED = "insufficient_quality"
 
 FILES = 16
 """Images that go through the whole served road as PNG files."""
@@ -127,29 +130,20 @@ def _from_bytes(
     count = 0
     refused: Counter[str] = Counter()
     for data in files:
-        try:
-            prepared = prepare(read(data, contract), contract)
-            reason = "" if prepared.quality.sufficient else "insufficient_quality"
-        except ImageError as error:
-            reason = error.code
-        try:
-            score = score_bytes(package, runtime, data)
-            served = score.verdict if score.verdict == "insufficient_quality" else ""
-        except ImageError as error:
-            served = error.code
+        reason, pixels = _prepared(data, contract)
+        served, score = _served(package, runtime, data)
         _require(
             served == reason, f"a file is `{reason}` for training and `{served}` for the service"
         )
-        if reason:
+        if pixels is None or score is None:
             refused[reason] += 1
             continue
-        digest = sha256(np.ascontiguousarray(prepared.pixels).data.cast("B"))
+        digest = sha256(np.ascontiguousarray(pixels).data.cast("B"))
         _require(
             digest == score.image.prepared_sha256,
             "the same file becomes another array in the service than in training",
         )
-        logits = ask(prepared.pixels[None])
-        answer = decision.decide(package.card, logits[0])
+        answer = decision.decide(package.card, ask(pixels[None])[0])
         same = answer.verdict == score.verdict and [x.state for x in answer.findings] == [
             x.state for x in score.findings
         ]
@@ -159,6 +153,22 @@ def _from_bytes(
         )
         count += 1
     return count, dict(sorted(refused.items()))
+
+
+def _prepared(data: bytes, contract: Contract) -> tuple[str, NDArray[np.uint8] | None]:
+    try:
+        found = prepare(read(data, contract), contract)
+    except ImageError as error:
+        return error.code, None
+    return ("", found.pixels) if found.quality.sufficient else (UNJUDGED, None)
+
+
+def _served(package: Package, runtime: Runtime, data: bytes) -> tuple[str, Score | None]:
+    try:
+        found = score_bytes(package, runtime, data)
+    except ImageError as error:
+        return error.code, None
+    return (UNJUDGED, None) if found.verdict == UNJUDGED else ("", found)
 
 
 def _near(one: dict[str, dict[str, float]], other: dict[str, dict[str, float]]) -> bool:

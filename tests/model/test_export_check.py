@@ -72,7 +72,7 @@ def test_one_changed_verdict_is_enough(tmp_path):
         tiny.point("exudates", 0.0, 1.0),
     )
     package = _package(tmp_path / "package", points=points)
-    with pytest.raises(TrainingError, match="[12] verdicts change"):
+    with pytest.raises(TrainingError, match=r"[12] verdicts change"):
         check_export(package, tiny.CONTRACT, REAL, tiny.images(), lambda x: _ask(x, 4e-5))
 
 
