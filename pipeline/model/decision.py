@@ -13,6 +13,9 @@ from data_schemas.terms import FindingState, Verdict
 
 Logits = NDArray[np.floating[Any]]
 
+DEFAULT = "default"
+"""Name of the operating point that gives the verdict."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -41,9 +44,14 @@ def output_of(card: Card, label: str) -> Output:
     )
 
 
-def point_of(card: Card, label: str) -> OperatingPoint | None:
-    """Return the operating point of ``label``, or ``None`` if none was frozen for it."""
-    return next((point for point in card.operating_points if point.label == label), None)
+def point_of(card: Card, label: str, name: str = DEFAULT) -> OperatingPoint | None:
+    """Return the operating point of ``label`` by name, or ``None`` if none was frozen for it."""
+    return next((point for point in points_of(card, label) if point.name == name), None)
+
+
+def points_of(card: Card, label: str) -> tuple[OperatingPoint, ...]:
+    """Return every operating point of ``label``."""
+    return tuple(point for point in card.operating_points if point.label == label)
 
 
 def probabilities(card: Card, logits: Logits) -> dict[str, NDArray[np.float64]]:

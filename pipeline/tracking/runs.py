@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,8 @@ TAG_LIMIT = 8000
 SYSTEM_METRICS_EVERY_S = 5.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Picks MLflow's view for trained models over the one for language-model traces."""
+PARENT_TAG = "mlflow.parentRunId"
+"""By this tag MLflow's page shows a run below another one."""
 
 
 class TrackedRun:
@@ -200,7 +204,12 @@ class TrackedRun:
 
 @contextmanager
 def tracked_run(
-    uri: str, experiment: str, name: str, tags: Mapping[str, str] | None = None
+    uri: str,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str] | None = None,
+    *,
+    parent: str = "",
 ) -> Iterator[TrackedRun]:
     """Open a new run; how the block ends is what the run says.
 
@@ -208,16 +217,24 @@ def tracked_run(
     place of the fault in ``errors/traceback.txt``. Runs of this experiment whose process on this
     machine died without a word (SIGKILL, power) are set to FAILED first.
 
+    With ``parent``, the id of a run of the same experiment, the new run stands below it: a fold, a
+    seed or a trial. A parent that ends while children of its failed says so, in the tags
+    ``hilum.children`` (``4 FINISHED, 1 FAILED``) and ``hilum.failed_children`` (their ids); whether
+    that makes it fail, too, is for its own block to decide.
+
     Raises
     ------
     TrackingError
-        If the store can't be used.
+        If the store can't be used, or the parent is not an open run of this experiment.
     """
     client = open_client(uri)
     with translated(uri):
         experiment_id = _experiment(client, uri, experiment)
         _close_dead_runs(client, experiment_id)
-        all_tags = {**_source_tags(), **endings.process_tags(), **(tags or {})}
+        if parent:
+            _check_parent(client.get_run(parent), experiment_id, uri)
+        above = {PARENT_TAG: parent} if parent else {}
+        all_tags = {**_source_tags(), **endings.process_tags(), **(tags or {}), **above}
         created = client.create_run(experiment_id, tags=all_tags, run_name=name)
     run = TrackedRun(client, uri, created.info.run_id, experiment_id)
     with _to_its_end(run):
@@ -250,6 +267,42 @@ def resumed_run(
     run.set_tags({**endings.process_tags(), **(tags or {}), "hilum.resumed": str(times)})
     with _to_its_end(run, again=True):
         yield run
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A run below another one, as the store holds it now."""
+
+    run_id: str
+    name: str
+    status: str
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+def children(uri: str, run_id: str) -> list[Child]:
+    """Return the runs below ``run_id``, the oldest first. One whose process died is FAILED by now.
+
+    Raises
+    ------
+    TrackingError
+        If the store can't be used or has no such run.
+    """
+    client = open_client(uri)
+    with translated(uri):
+        home = client.get_run(run_id).info.experiment_id
+        _close_dead_runs(client, home)
+        found = _below(client, home, run_id)
+    return [
+        Child(
+            one.info.run_id,
+            one.info.run_name,
+            one.info.status,
+            dict(one.data.tags),
+            dict(one.data.metrics),
+        )
+        for one in found
+    ]
 
 
 def stopped_run(uri: str, run_id: str, experiment: str) -> tuple[str, dict[str, str]]:
@@ -372,6 +425,45 @@ def finished_run(uri: str, run_id: str) -> dict[str, str]:
     return dict(found.data.tags)
 
 
+def _below(client: "MlflowClient", experiment_id: str, run_id: str) -> list[Any]:
+    found: list[Any] = []
+    page = None
+    while page is None or page:
+        part = client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.`{PARENT_TAG}` = '{run_id}'",
+            order_by=["attributes.start_time ASC"],
+            page_token=page or None,
+        )
+        found += part
+        page = part.token or ""
+    return found
+
+
+def _check_parent(found: Any, experiment_id: str, uri: str) -> None:
+    if found.info.experiment_id != experiment_id:
+        what = "is of another experiment"
+    elif found.info.status != "RUNNING":
+        what = f"is {found.info.status}: nothing more can stand below it"
+    else:
+        return
+    raise TrackingError(f"run {found.info.run_id} {what}", where=redacted(uri))
+
+
+def _count_children(run: TrackedRun) -> None:
+    client = run._client  # noqa: SLF001 - same module
+    with translated(run.uri):
+        found = _below(client, run.experiment_id, run.run_id)
+    if not found:
+        return
+    counts = Counter(one.info.status for one in found)
+    tags = {"hilum.children": ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))}
+    bad = [one.info.run_id for one in found if one.info.status != "FINISHED"]
+    if bad:
+        tags["hilum.failed_children"] = " ".join(bad)[:TAG_LIMIT]
+    run.set_tags(tags)
+
+
 def _is_file(client: "MlflowClient", run_id: str, path: str) -> bool:
     parent, _, _ = path.rpartition("/")
     return any(entry.path == path for entry in client.list_artifacts(run_id, parent or None))
@@ -398,6 +490,7 @@ def _say_last_words(run: TrackedRun, monitor: Any, ending: BaseException | None)
             _stop_watching(monitor)
         run.log_undefined()
         run.flush()
+        _count_children(run)
         if ending is not None:
             run.log_text(endings.traceback_text(ending), "errors/traceback.txt")
     finally:

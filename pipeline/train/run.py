@@ -22,7 +22,6 @@ from data_schemas.progress import Progress
 from data_schemas.version import our_version
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
-from pipeline.tracking.children import PARENT_TAG
 from pipeline.train import networks
 from pipeline.train.calibrating import calibrate
 from pipeline.train.leaks import Leaks
@@ -134,9 +133,9 @@ def opened(
             run = closing.enter_context(runs.resumed_run(place.uri, place.resume, tags))
         else:
             tags = {**_tags(task), **place.tags}
-            if place.parent:
-                tags |= {PARENT_TAG: place.parent}
-            opening = runs.tracked_run(place.uri, place.experiment, place.name, tags)
+            opening = runs.tracked_run(
+                place.uri, place.experiment, place.name, tags, parent=place.parent
+            )
             run = closing.enter_context(opening)
             if place.state is not None:
                 begun = begun_with(run.run_id, task.plan, task.info, world)

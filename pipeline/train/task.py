@@ -40,6 +40,9 @@ class TrainingSet(Protocol):
     def labels(self, name: str) -> Ints:
         """Return one label of all rows."""
 
+    def patients(self) -> NDArray[np.str_]:
+        """Return the pseudonym of every row's patient."""
+
     def pixels(self, indices: Ints) -> NDArray[np.uint8]:
         """Return images [n, S, S, C]."""
 
@@ -66,8 +69,8 @@ class Task:
 class Calibrated:
     """The decisions fitted on held-out images after training."""
 
-    outputs: tuple[Output, ...]  # with their temperatures
-    points: tuple[OperatingPoint, ...]
+    outputs: tuple[Output, ...]  # with their calibrations
+    points: tuple[OperatingPoint, ...]  # the verdict's of each output in order, then further ones
     split: Split  # calibration, or tune where there is none
     logits: Floats
     metrics: Metrics

@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "ingest": "turn a folder of images and a label table into a data set",
     "deidentify": "write clean copies of DICOM images and photographs for research",
     "leaks": "examine a data set for leaks between its splits and for shortcuts",
+    "plan": "measure a data set and write the plan of its training",
     "train": "train a network on a data set, tracked in MLflow",
     "evaluate": "measure a run on the test split and log the figures to it",
     "register": "put a run's model package into the MLflow registry",
