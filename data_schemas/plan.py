@@ -129,8 +129,8 @@ class OperatingRule(Part):
     )
 
 
-RULE_OUT = OperatingRule(name="rule_out", rule="sensitivity", target=0.95)
-RULE_IN = OperatingRule(name="rule_in", rule="specificity", target=0.95)
+RULE_OUT = OperatingRule(name="rule_out", rule="sensitivity", target=0.9)
+RULE_IN = OperatingRule(name="rule_in", rule="specificity", target=0.9)
 
 
 class Plan(Document):

@@ -246,8 +246,7 @@ def _compared(
 
 
 def _verdict_losses(output: Output, logits: Floats, truth: Integers) -> Floats:
-    found = decision.calibrated(output, logits)[:, list(output.positive_classes)].sum(axis=1)
-    found = np.clip(found, TINIEST, 1 - TINIEST)
+    found = np.clip(decision.of_positive(output, logits), TINIEST, 1 - TINIEST)
     losses: Floats = -np.log(np.where(np.isin(truth, output.positive_classes), found, 1 - found))
     return losses
 

@@ -326,6 +326,20 @@ def quadratic_kappa(table: NDArray[np.integer[Any]]) -> float:
     return 1 - float((weights * counts).sum()) * float(total) / expected if expected else math.nan
 
 
+def quadratic_kappa(table: NDArray[np.integer[Any]]) -> float:
+    """Return Cohen's kappa with quadratic weights (Cohen 1968) of a confusion matrix [K, K].
+
+    ``nan`` if there is nothing to disagree on: no images, or one class on both sides.
+    """
+    counts = np.asarray(table, dtype=np.float64)
+    total = counts.sum()
+    steps = np.arange(counts.shape[0])
+    weights = (steps[:, None] - steps[None, :]) ** 2
+    chance = np.outer(counts.sum(axis=1), counts.sum(axis=0))
+    expected = float((weights * chance).sum())
+    return 1 - float((weights * counts).sum()) * float(total) / expected if expected else math.nan
+
+
 def roc_curve(labels: Integers, scores: Floats) -> tuple[Floats, Floats]:
     """Return false- and true-positive rates at every distinct score, from (0, 0) to (1, 1)."""
     truth, values = _two_classes(labels, scores)

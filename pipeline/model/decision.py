@@ -65,7 +65,11 @@ def probabilities(card: Card, logits: Logits) -> dict[str, NDArray[np.float64]]:
 
 def positive_probability(card: Card, label: str, logits: Logits) -> NDArray[np.float64]:
     """Return the calibrated probability [N] that ``label`` is one of its positive classes."""
-    output = output_of(card, label)
+    return of_positive(output_of(card, label), logits)
+
+
+def of_positive(output: Output, logits: Logits) -> NDArray[np.float64]:
+    """Return the calibrated probability [N] of an output's positive classes."""
     found = calibrated(output, np.asarray(logits, dtype=np.float64))
     # a sum of softmax terms may exceed 1 by a rounding error
     total: NDArray[np.float64] = found[:, list(output.positive_classes)].sum(axis=1)
@@ -156,6 +160,19 @@ def calibrated(output: Output, logits: NDArray[np.float64]) -> NDArray[np.float6
     raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
     return shares
+
+
+def classes_of(output: Output, logits: Logits) -> NDArray[np.int64]:
+    """Return the class [N] that one output answers, from all logits [N, K].
+
+    The likeliest class; of grades learned as such (cumulative link), the expected grade, rounded:
+    halves go up. It is the answer that makes squared distances small, and quadratic kappa large.
+    """
+    shares = calibrated(output, np.asarray(logits, dtype=np.float64))
+    if output.link == "cumulative":
+        expected = shares @ np.arange(shares.shape[1])
+        return np.floor(expected + 0.5).astype(np.int64)
+    return np.argmax(shares, axis=1).astype(np.int64)
 
 
 def _from_cumulative(logits: NDArray[np.float64]) -> NDArray[np.float64]:

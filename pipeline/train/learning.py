@@ -10,6 +10,7 @@ from pipeline.train.batches import Batch, Order, TrainingBatches, in_order
 from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
 from pipeline.train.loop import Fitted, Metrics, Training, fit
+from pipeline.train.precision import suit
 from pipeline.train.state import StateFolder
 from pipeline.train.task import Task
 from pipeline.train.world import World
@@ -23,9 +24,8 @@ def build_network(task: Task, world: World) -> tuple[networks.EvidenceNetwork, s
     licence = weights.load(network, plan)
     given = labels.balance(task.head, task.targets[task.rows["train"]], "none")
     networks.set_prior(network, torch.tensor(given.bias, dtype=torch.float32))
-    if task.plan.learning.precision == "bf16":
-        network.to(memory_format=torch.channels_last)
-    return network.to(world.device), licence
+    suit(network, world.device, task.plan.learning.precision)
+    return network, licence
 
 
 def learn(
@@ -53,16 +53,14 @@ def learn(
     precision = plan.learning.precision
 
     def loss_of(net: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        assert isinstance(net, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
         with world.autocast(precision):
-            maps = net.features(batch.images)
-        return objective(net.judge(maps.float())[0], batch.targets) * batch.weight
+            logits = net(batch.images)[0]
+        return objective(logits, batch.targets) * batch.weight
 
     with keeper(state, world, plan.learning.checkpoint_minutes) as keep:
         training = Training(network, plan.learning, batches.steps)
 
         def validate(net: torch.nn.Module) -> Metrics:
-            assert isinstance(net, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
             between = partial(keep, training)  # a stop need not wait for all of the tuning split
             logits = split_logits(net, task, rows["tune"], world, precision, between)
             tune = judge.tune_metrics(task.head, logits, task.targets[rows["tune"]])
@@ -74,7 +72,7 @@ def learn(
 
 
 def split_logits(
-    network: networks.EvidenceNetwork,
+    network: torch.nn.Module,
     task: Task,
     rows: Ints,
     world: World,

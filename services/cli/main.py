@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "plan": "measure a data set and write the plan of its training",
     "train": "train a network on a data set, tracked in MLflow",
     "evaluate": "measure a run on the test split and log the figures to it",
+    "look": "show what a network does with one image, from its pixels to the verdict",
     "register": "put a run's model package into the MLflow registry",
     "serve": "score images over HTTP",
     "score": "score files in batch",
