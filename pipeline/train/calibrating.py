@@ -6,14 +6,15 @@ from data_schemas.card import OperatingPoint
 from data_schemas.terms import Split
 from pipeline.evaluate.calibration import Calibration, fit_calibration
 from pipeline.evaluate.operating_points import choose, further
-from pipeline.train import judge, networks
+from pipeline.train import judge
+from pipeline.train.ensemble import AnyNetwork
 from pipeline.train.learning import split_logits
 from pipeline.train.loop import Metrics
 from pipeline.train.task import Calibrated, Task
 from pipeline.train.world import World
 
 
-def calibrate(network: networks.EvidenceNetwork, task: Task, world: World) -> Calibrated:
+def calibrate(network: AnyNetwork, task: Task, world: World) -> Calibrated:
     """Fit calibrations and choose operating points on the calibration split, in fp32.
 
     The points of the verdicts come first, one for each output, then the further ones of the plan.

@@ -7,7 +7,7 @@ predictions that each fold's own package made of the images that it never saw.
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pipeline.evaluate.evaluate import evaluate_run
 from pipeline.evaluate.out_of_fold import FoldAnswers, kept_answers, pooled_statistics
 from pipeline.ingest.store import Dataset
 from pipeline.tracking import runs
-from pipeline.tracking.runs import Child, children
+from pipeline.tracking.children import ChildRun, child_runs, has_artifact
 from pipeline.train import cross_pages
 from pipeline.train.folds import Fold, make_folds
 from pipeline.train.run import Place, assist, opened, train
@@ -71,7 +71,7 @@ def cross_validate(
         cross_pages.log_start(run, tasks[0], plan)
         steps = _Steps([_steps(task) for task in tasks], progress)
         for fold, task in zip(made.folds, tasks, strict=True):
-            known = _of_fold(children(place.uri, run.run_id), fold.number)
+            known = _of_fold(child_runs(place.uri, run.run_id), fold.number)
             own = replace(
                 place,
                 name=fold.name,
@@ -80,13 +80,13 @@ def cross_validate(
                 resume=_goes_on(known, place.state),
             )
             with steps.of(fold) as counted:
-                if known is not None and known.status == "FINISHED":
-                    world.hand_out(_NONE)
-                    say(f"{fold.name}: run {known.run_id} has finished")
-                else:
+                if known is None or not known.finished:
                     world.hand_out(_ONE)
                     say(f"{fold.name}: {len(task.rows['train'])} images to train on")
                     train(fold.dataset, plan, own, world, counted, say, fold.leaks)
+                else:
+                    world.hand_out(_NONE)
+                    say(f"{fold.name}: run {known.run_id} has finished")
             _measure(fold, run, say)
         folds = tuple(_answers(fold, run) for fold in made.folds)
         notes = (*made.notes, *tasks[0].notes)
@@ -123,34 +123,32 @@ class _Steps:
 
 
 def _steps(task: Task) -> int:
-    batch = task.plan.learning.batch
-    return task.plan.learning.epochs * max(1, round(len(task.rows["train"]) / batch))
+    epochs = task.plan.learning.epochs * task.plan.network.members
+    return epochs * max(1, round(len(task.rows["train"]) / task.plan.learning.batch))
 
 
-def _of_fold(below: list[Child], number: int) -> Child | None:
-    own = [child for child in below if child.tags.get(FOLD_TAG) == str(number)]
-    finished = [child for child in own if child.status == "FINISHED"]
-    return next(reversed(finished or own), None)
+def _of_fold(children: list[ChildRun], number: int) -> ChildRun | None:
+    own = [child for child in children if child.tags.get(FOLD_TAG) == str(number)]
+    return next((child for child in own if child.finished), own[0] if own else None)
 
 
-def _goes_on(known: Child | None, state: Path | None) -> str:
+def _goes_on(known: ChildRun | None, state: Path | None) -> str:
     """Return the run of a fold that was stopped; empty where it must begin anew."""
-    if known is None or known.status == "FINISHED" or state is None:
+    if known is None or known.finished or state is None:
         return ""
     return known.run_id if (state / known.run_id / BEGUN).is_file() else ""
 
 
-def _finished(fold: Fold, run: runs.TrackedRun) -> Child:
-    known = _of_fold(children(run.uri, run.run_id), fold.number)
-    if known is None or known.status != "FINISHED":
+def _finished(fold: Fold, run: runs.TrackedRun) -> ChildRun:
+    known = _of_fold(child_runs(run.uri, run.run_id), fold.number)
+    if known is None or not known.finished:
         raise TrackingError(f"{fold.name} has no finished run", where=f"run {run.run_id}")
     return known
 
 
 def _measure(fold: Fold, run: runs.TrackedRun, say: Say) -> None:
     child = _finished(fold, run).run_id
-    with tempfile.TemporaryDirectory() as scratch, suppress(TrackingError):
-        runs.download(run.uri, child, MEASURED, Path(scratch))
+    if has_artifact(run.uri, child, MEASURED):
         return
     say(f"{fold.name}: measuring its test images")
     evaluate_run(child, fold.dataset, run.uri, silent)

@@ -22,7 +22,7 @@ from data_schemas.plan import Plan
 from data_schemas.progress import silent
 from pipeline.ingest.store import open_dataset
 from pipeline.tracking import store
-from pipeline.tracking.runs import children
+from pipeline.tracking.children import child_runs
 from pipeline.train.folds import make_folds
 from services.cli.main import main
 
@@ -192,7 +192,7 @@ def test_all_folds_are_trained_measured_and_pooled(dataset, unbroken, store_uri,
     parent = client.get_run(answer["run_id"])
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["hilum.folds"] == str(FOLDS)
-    below = children(store_uri, answer["run_id"])
+    below = child_runs(store_uri, answer["run_id"])
     assert [child.status for child in below] == ["FINISHED"] * FOLDS
     assert {child.tags["hilum.fold"] for child in below} == {"0", "1"}
     assert {one["run_id"] for one in answer["folds"]} == {child.run_id for child in below}
@@ -227,7 +227,7 @@ def test_a_killed_cross_validation_goes_on_with_the_fold_it_was_in(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
     whole, _ = unbroken
     state = Path(store_uri.removeprefix("sqlite:///")).parent / ".hilum/state"
-    before = {child.tags["hilum.fold"]: child for child in children(store_uri, whole["run_id"])}
+    before = {child.tags["hilum.fold"]: child for child in child_runs(store_uri, whole["run_id"])}
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "services.cli.main", *words(dataset)]
     with (tmp_path / "output.txt").open("w") as output:
@@ -246,8 +246,8 @@ def test_a_killed_cross_validation_goes_on_with_the_fold_it_was_in(
     assert resumed["run_id"] != whole["run_id"]
     assert "fold 1 of 2: run" in printed.err
     assert "goes on in epoch" in printed.err
-    after = {one.tags["hilum.fold"]: one for one in children(store_uri, resumed["run_id"])}
-    assert len(children(store_uri, resumed["run_id"])) == FOLDS
+    after = {one.tags["hilum.fold"]: one for one in child_runs(store_uri, resumed["run_id"])}
+    assert len(child_runs(store_uri, resumed["run_id"])) == FOLDS
     assert {one.status for one in after.values()} == {"FINISHED"}
     assert "hilum.resumed" not in after["0"].tags
     assert after["1"].tags["hilum.resumed"] == "1"

@@ -26,16 +26,15 @@ import argparse
 import math
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from data_schemas import settings
 from data_schemas.errors import UsageError
 from data_schemas.plan import Plan
-from services.cli.commands.plan import refuse_no_folder
 from services.cli.console import Console
 from services.cli.folds import folds_text, folds_tree, page_of
+from services.cli.planning import planned, refuse_no_folder
 from services.cli.settings import layers_of, preset_names, tracking_uri
 
 if TYPE_CHECKING:
@@ -43,9 +42,6 @@ if TYPE_CHECKING:
     from pipeline.ingest.store import Dataset
     from pipeline.train.run import Place, Trained
     from pipeline.train.world import World
-
-PLAN_WAIT_S = 600.0
-"""How long the other processes wait for the plan that the first one makes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +104,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
+    from pipeline.train.cross import assist_folds
     from pipeline.train.plan.room import batch_place, refuse_without_room
-    from pipeline.train.run import Place
+    from pipeline.train.run import Place, assist
     from pipeline.train.world import close_world, open_world
 
     check_uri(uri)
@@ -117,7 +114,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     info = dataset.info
     rank, size = _place_in_world()
     if not options.config:
-        layers = [_planned(options, dataset, (rank, size), console), *layers]
+        layers = [planned(options, dataset, (rank, size), console), *layers]
     plan = settings.resolve(Plan, layers)
     experiment, resume = options.experiment or info.name, ""
     state = (options.state or _default_state(uri)).absolute()
@@ -127,88 +124,32 @@ def run(options: argparse.Namespace, console: Console) -> int:
     world = open_world(plan.device, plan.threads, plan.seed, rank=rank, size=size)
     try:
         if not world.is_first:
-            _assist(dataset, plan, world)
+            (assist_folds if plan.folds else assist)(dataset, plan, world)
+            _leave(world)
         refuse_without_room(plan, dataset, world, _processes_here(size), batch_place(layers))
         name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
         place = Place(uri, experiment, name.strip(), state, resume)
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
-        text, tree = _carried_out(dataset, plan, place, world, console)
+        answer = _carry_out(dataset, plan, place, world, console)
     finally:
         close_world(world)
-    console.result(text, tree)
+    console.result(*answer)
     return 0
 
 
-def _carried_out(
+def _carry_out(
     dataset: "Dataset", plan: Plan, place: "Place", world: "World", console: Console
 ) -> tuple[str, dict[str, Any]]:
-    """Train once, or once for each fold; return the result as text and as plain values."""
+    """Train, or cross-validate, and return what is printed: for a person, and as JSON."""
     from pipeline.train.cross import cross_validate
     from pipeline.train.run import train
 
+    info, uri, experiment = dataset.info, place.uri, place.experiment
     if plan.folds:
         crossed = cross_validate(dataset, plan, place, world, console.progress, console.say)
-        return folds_text(crossed, dataset.info, place.uri), folds_tree(
-            crossed, dataset.info, place.uri, place.experiment
-        )
+        return folds_text(crossed, info, uri), folds_tree(crossed, info, uri, experiment)
     trained = train(dataset, plan, place, world, console.progress, console.say)
-    return _text(trained, place.uri, dataset.folder), _tree(trained, place.uri, place.experiment)
-
-
-def _planned(
-    options: argparse.Namespace, dataset: "Dataset", place: tuple[int, int], console: Console
-) -> settings.Layer:
-    """Return DATASET/plan.yaml as a layer; the first process makes it if there is none."""
-    from pipeline.train.plan.write import PLAN_FILE, inspect
-
-    path = options.dataset / PLAN_FILE
-    rank, size = place
-    if options.resume and (not options.assignments or not path.exists()):
-        return settings.Layer({})  # it goes on by its own plan
-    if not path.exists() and rank > 0:
-        _wait_for(path)
-    elif not path.exists():
-        console.say(f"no {path}: making it, as `hilum plan {options.dataset}` does ...")
-        layer = _make_plan(dataset, path, size, console)
-        if layer is not None:
-            return layer
-    elif inspect(path).dataset not in ("", dataset.info.content_sha256[:16]):
-        console.say(
-            f"note: {path} was made for other images; to make it anew: hilum plan {options.dataset}"
-        )
-    return settings.from_file(path)
-
-
-def _make_plan(
-    dataset: "Dataset", path: Path, size: int, console: Console
-) -> settings.Layer | None:
-    """Write the plan; return it as a layer where the folder can't be written to."""
-    from pipeline.train.plan.make import Request, make_plan
-    from pipeline.train.plan.write import summary, write_plan
-
-    made = make_plan(dataset, Request(settings.Layer({})))
-    console.say(summary(made.estimate))
-    try:
-        write_plan(path, made.text, made.fingerprint)
-    except UsageError as error:
-        if size > 1:  # the others wait for it
-            raise
-        console.say(f"note: {path} {error.what}; the plan is in the run only")
-        return settings.from_text(made.text, str(path))
-    return None
-
-
-def _wait_for(path: Path) -> None:
-    """Wait until the first process has written the plan, which appears whole."""
-    end = time.monotonic() + PLAN_WAIT_S
-    while not path.exists():
-        if time.monotonic() > end:
-            raise UsageError(
-                "the first process has not written the plan",
-                where=path,
-                mend="make it first: hilum plan DATASET; every machine must see the same file",
-            )
-        time.sleep(0.1)
+    return _text(trained, uri, dataset.folder), _tree(trained, uri, experiment)
 
 
 def _processes_here(size: int) -> int:
@@ -219,17 +160,14 @@ def _processes_here(size: int) -> int:
         raise UsageError("LOCAL_WORLD_SIZE must be a number", where="environment") from error
 
 
-def _assist(dataset: "Dataset", plan: Plan, world: "World") -> NoReturn:
-    """Do this process's share, then end it without the interpreter's own end.
+def _leave(world: "World") -> NoReturn:
+    """End a process that only assisted, without the interpreter's own end.
 
     A thread of the process group may still drop its last reference there. It would wait for the
     interpreter's lock, be ended by that, and abort the process: one of ten trainings failed so.
     """
-    from pipeline.train.cross import assist_folds
-    from pipeline.train.run import assist
     from pipeline.train.world import close_world
 
-    (assist_folds if plan.folds else assist)(dataset, plan, world)
     close_world(world)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -245,7 +183,8 @@ def _default_state(uri: str) -> Path:
 
 def _stopped(options: argparse.Namespace, uri: str, experiment: str) -> tuple[str, Path]:
     """Return the id of the run to go on with, and the folder below which its state lies."""
-    from pipeline.tracking.runs import PARENT_TAG, stopped_run
+    from pipeline.tracking.children import PARENT_TAG
+    from pipeline.tracking.runs import stopped_run
     from pipeline.train.run import STATE_TAG
 
     run_id, tags = stopped_run(uri, options.resume, experiment)
