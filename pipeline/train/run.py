@@ -20,6 +20,7 @@ from data_schemas.files import sha256_of_file
 from data_schemas.plan import Plan
 from data_schemas.progress import Progress
 from data_schemas.version import our_version
+from pipeline.evaluate.log_review import IMAGES_TAG
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
 from pipeline.tracking.children import PARENT_TAG
@@ -28,7 +29,15 @@ from pipeline.train.calibrating import calibrate
 from pipeline.train.leaks import Leaks
 from pipeline.train.learning import build_network, learn, split_logits
 from pipeline.train.loop import Fitted, Metrics
-from pipeline.train.pages import log_pages, note
+from pipeline.train.pages import (
+    describe_experiment,
+    log_mistakes,
+    log_model,
+    log_pages,
+    log_review,
+    name_of,
+    not_judged,
+)
 from pipeline.train.state import StateFolder, begin, begun_with, reopen
 from pipeline.train.task import Calibrated, Task, TrainingSet, prepare
 from pipeline.train.tracker import Say, Tracker
@@ -57,11 +66,12 @@ class Place:
 
     uri: str
     experiment: str
-    name: str
+    name: str  # empty: label, backbone and seed
     state: Path | None = None  # below it each run keeps its checkpoints; without it, none are kept
     resume: str = ""  # the run to go on with, instead of a new one
     parent: str = ""  # the run that this one is a part of: the cross-validation of a fold
     tags: Mapping[str, str] = field(default_factory=dict)  # beside those that every run has
+    images: bool = True  # whether MLflow may hold pictures of the data set
 
 
 def train(
@@ -93,6 +103,7 @@ def train(
     started = time.perf_counter()
     with opened(task, place, world, say) as (run, state):
         _log_start(run, task)
+        describe_experiment(run)
         network, licence = build_network(task, world)
         tracker = Tracker(run, task, progress, say)
         fitted = learn(network, task, world, tracker, state)
@@ -101,7 +112,9 @@ def train(
         run.log_metrics(calibrated.metrics, step=0)
         tune = task.rows["tune"]
         tune_logits = split_logits(network, task, tune, world, "fp32")
-        log_pages(run, task, calibrated, tune_logits, fitted)
+        drawn = log_pages(run, task, calibrated, tune_logits, fitted)
+        if place.images:
+            log_mistakes(run, task, calibrated, tune_logits, fitted.best_epoch)
         card = _card(task, run.run_id, network, calibrated, licence)
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
@@ -111,11 +124,12 @@ def train(
             digest = sha256_of_file(package / "model.safetensors")
             run.log_metrics({"checks/onnx_difference": card.onnx_max_logit_difference}, step=0)
             run.log_files(package, "package")
+            log_model(run, task, fitted, card, package)
         auc = fitted.best.get("tune/auc", math.nan)
         seconds = state.spent_s if state is not None else time.perf_counter() - started
         run.log_metrics({"time/total_s": seconds}, step=0)
         run.set_tags({"hilum.weights_sha256": digest})
-        run.set_note(note(task, fitted, calibrated, card))
+        log_review(run, not_judged(task, fitted, calibrated, tune_logits, card), card, drawn)
     return Trained(run.run_id, fitted.best_epoch, auc, digest, calibrated.points, seconds)
 
 
@@ -130,13 +144,20 @@ def opened(
             # first of all: a run that may not go on must not be touched
             now = begun_with(place.resume, task.plan, task.info, world)
             state = closing.enter_context(reopen(place.state or Path(), now, task.info, say))
-            tags = {**_tags(task), **place.tags, STATE_TAG: str(state.path)}
+            tags = {
+                **_tags(task),
+                IMAGES_TAG: "kept" if place.images else "none",
+                **place.tags,
+                STATE_TAG: str(state.path),
+            }
             run = closing.enter_context(runs.resumed_run(place.uri, place.resume, tags))
         else:
-            tags = {**_tags(task), **place.tags}
+            tags = {**_tags(task), IMAGES_TAG: "kept" if place.images else "none", **place.tags}
             if place.parent:
                 tags |= {PARENT_TAG: place.parent}
-            opening = runs.tracked_run(place.uri, place.experiment, place.name, tags)
+            opening = runs.tracked_run(
+                place.uri, place.experiment, place.name or name_of(task), tags
+            )
             run = closing.enter_context(opening)
             if place.state is not None:
                 begun = begun_with(run.run_id, task.plan, task.info, world)
@@ -244,7 +265,9 @@ def _tags(task: Task) -> dict[str, str]:
 
 
 def _log_start(run: runs.TrackedRun, task: Task) -> None:
-    run.log_params(settings.flat(task.plan.model_dump(mode="json")))
+    info = task.info
+    about = {"data.name": info.name, "data.images": info.images, "data.patients": info.patients}
+    run.log_params({**about, **settings.flat(task.plan.model_dump(mode="json"))})
     run.log_text(settings.to_yaml(task.plan), "config/plan.yaml")
     run.log_json(task.info.model_dump(mode="json"), "config/dataset.json")
     run.log_json(task.dataset.contract.model_dump(mode="json"), "config/contract.json")
