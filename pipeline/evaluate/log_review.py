@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data_schemas.card import Evaluation
+from data_schemas.card import Evaluation, Output
 from pipeline.evaluate import mistakes, tables
 from pipeline.evaluate.answers import SplitAnswers
 from pipeline.evaluate.mistakes import Kind
@@ -51,7 +51,7 @@ def log_review(
     if tags.get(IMAGES_TAG) != "none":
         sheets = evidence_sheets(package, dataset, answers)
     for kind, pixels in sheets.items():
-        shown.log_image(run, pixels, f"test_{kind}", 0)
+        shown.log_image(run, pixels, f"mistakes/test_{kind}", 0)
     review = judged(answers, evaluation, dataset, package.card, tags.get("hilum.leaks", "unknown"))
     subgroups, classes, wrong = found.values()
     content = Content(
@@ -95,12 +95,17 @@ def evidence_sheets(
             pictures += [_rgb(stored), _overlay(stored, grids[column])]
             captions += [
                 f"row {row}: truth {truth}, p {one.probability:.2f}",
-                f"evidence: {label.output.classes[answered]}",
+                _about(label.output, answered),
             ]
         count = sum(one.kind == kind for one in found)
-        title = f"{answers.split} split, {count} {mistakes.WORDS[kind]}, the worst {len(chosen)}"
+        title = f"{answers.split} split, {count} {mistakes.MANY[kind]}, the worst {len(chosen)}; red to yellow speaks for, blue against"
         sheets[kind] = mistakes.sheet(pictures, captions, title)
     return sheets
+
+
+def _about(output: Output, answered: int) -> str:
+    later = " or more" if output.link == "cumulative" else ""
+    return f"evidence for {output.classes[answered]}{later}"
 
 
 def _overlay(stored: NDArray[np.uint8], grid: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["worst_fn", "worst_fp"]
 SHOWN = 12
-COLUMNS = 6
+COLUMNS = 4
 WORDS: dict[Kind, str] = {"worst_fn": "missed", "worst_fp": "false alarm"}
+MANY: dict[Kind, str] = {"worst_fn": "missed", "worst_fp": "false alarms"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ def sheet(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(COLUMNS, max(3, len(pictures)))
+    columns = min(COLUMNS, max(2, len(pictures)))
     rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(1.9 * columns, 2.25 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(2.1 * columns, 2.4 * rows + 0.5), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
@@ -71,7 +72,7 @@ def sheet(
     for axis, picture, caption in zip(axes, pictures, captions, strict=False):
         grey = picture.shape[-1] == 1
         axis.imshow(picture[..., 0] if grey else picture, cmap="gray", vmin=0, vmax=255)
-        axis.set_title(caption, fontsize=8)
+        axis.set_title(caption, fontsize=9)
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 

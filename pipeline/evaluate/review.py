@@ -8,14 +8,14 @@ import numpy as np
 
 from data_schemas.card import Card, Evaluation, Interval
 from data_schemas.dataset import DatasetInfo
-from pipeline.evaluate.answers import SplitAnswers
+from pipeline.evaluate.answers import LabelAnswers, SplitAnswers
 from pipeline.ingest.store import Dataset
 
 QUESTIONS = ("How good", "How sure", "On whom", "On which data", "What went wrong")
 ECE_LIMIT = 0.05
 FEWEST = 50
 """Images of a class below which a flag is raised: the exact interval of 45/50 is still 17 points wide."""
-LINE = 108
+LINE = 120
 """Characters of a line, with its question, that MLflow's page shows unbroken at 1440 px."""
 
 
@@ -64,7 +64,7 @@ def judged(
     flags = tuple(doubts(answers, evaluation, card, leaks))
     ece = found.get(f"ece/{name}", Interval(value=None))
     return Review(
-        good=f"{name}: {_area(found.get(f'auc/{name}'))}{_at_threshold(name, found)}",
+        good=f"{_area(found.get(f'auc/{name}'))}{_at_threshold(label, found)}",
         sure=f"95 % intervals in brackets; {positives} positive, {negatives} negative images; "
         f"calibration error (ECE) {with_limits(ece)}",
         whom=f"{count(evaluation.patients, 'unseen patient')} ({count(evaluation.images, 'image')}, "
@@ -108,7 +108,7 @@ def of_data(info: DatasetInfo, leaks: str) -> str:
     """Return the answer to `on which data`: name, digest, splits, the leak doctor's verdict."""
     splits = ", ".join(f"{split} {count:,}" for split, count in info.splits.items() if count)
     published = " (published)" if info.published_test else ""
-    return f"{info.name[:30]} {info.content_sha256[:8]}: {splits} images{published}; leaks: {leaks}"
+    return f"{info.name[:30]} {info.content_sha256[:8]}, leaks: {leaks}; {splits} images{published}"
 
 
 def with_limits(found: Interval, digits: int = 3) -> str:
@@ -146,14 +146,14 @@ def _area(found: Interval | None) -> str:
     return "AUC undefined" if found is None else f"AUC {with_limits(found)}"
 
 
-def _at_threshold(name: str, found: dict[str, Interval]) -> str:
+def _at_threshold(label: LabelAnswers, found: dict[str, Interval]) -> str:
     parts = []
     for what in ("sensitivity", "specificity"):
-        one = found.get(f"{what}/{name}")
-        if one is None:
+        one = found.get(f"{what}/{label.label}")
+        if one is None or label.point is None:
             return ", no operating point"
         parts.append(f"{what} {_percent(one)}")
-    return ", " + ", ".join(parts)
+    return f", {', '.join(parts)} at p ≥ {label.point.high:.3f}" if label.point else ""
 
 
 def _percent(found: Interval) -> str:

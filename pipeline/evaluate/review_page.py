@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE = "review.html"
-MOST_ROWS = 60
+MOST_ROWS = 20
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b1f24;margin:24px auto;max-width:1060px;padding:0 20px}
 h1{font-size:22px;margin:0 0 4px}h2{font-size:17px;margin:30px 0 8px;border-top:1px solid #d0d7de;padding-top:14px}
@@ -29,8 +29,8 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}th{background:#f6f8fa;fo
 table.five{font-size:15px;width:100%}table.five th{white-space:nowrap;width:1%}
 ul.doubts li{margin:3px 0}ul.doubts{background:#fff8e5;border-left:4px solid #d29922;margin:14px 0;padding:8px 8px 8px 28px}
 p.none{background:#eaf5ea;border-left:4px solid #2da44e;padding:8px 12px}
-.scroll{overflow-x:auto}img{max-width:100%;height:auto}.figures{display:flex;flex-wrap:wrap;gap:10px}
-.figures img{width:calc(50% - 6px);min-width:320px;border:1px solid #eaeef2}code{font-size:13px}
+.scroll{overflow-x:auto}img{max-width:100%;height:auto}.figures{display:flex;align-items:flex-start;flex-wrap:wrap;gap:10px}
+*{box-sizing:border-box}.figures img{width:calc(50% - 6px);min-width:320px;border:1px solid #eaeef2}code{font-size:13px}
 """
 
 

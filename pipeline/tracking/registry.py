@@ -100,6 +100,9 @@ def register(uri: str, run_id: str, folder: Path, name: str, alias: str) -> str:
         version = _create_version(client, uri, name, model_id, run_id)
         before = client.get_registered_model(name).aliases.get(alias, "")
         client.set_registered_model_alias(name, alias, version)
+        note = client.get_run(run_id).data.tags.get("mlflow.note.content", "")
+        if note:  # what a reviewer reads on the run's page stands on the version's, too
+            client.update_model_version(name, version, note)
         for key, value in {
             PACKAGE_TAG: digest,
             "hilum.promoted.alias": alias,

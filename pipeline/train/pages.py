@@ -24,7 +24,7 @@ SHEET_IMAGES = 6
 SHEET_EPOCHS = 3
 VIEW_METRICS = (
     *("test/auc", "test/auc_lo", "test/auc_hi", "test/sensitivity", "test/specificity"),
-    *("test/ece", "test/patients", "best/auc"),
+    *("test/ece", "test/patients"),
 )
 """Columns of the experiment's saved view `Review`."""
 EXPERIMENT_NOTE = """**How to read this list.** One line is one training. Open **Views, Review** above the list: \
@@ -81,7 +81,7 @@ def log_mistakes(
     The pictures are the data set's own prepared arrays, which carry no name and no header.
     """
     sheet = _sheet(task)
-    shown.log_image(run, mistakes.as_pixels(sheet), "augment_sheet", 0)
+    shown.log_image(run, mistakes.as_pixels(sheet), "pictures/augmentation", 0)
     place = task.head.primary_index
     output, point = calibrated.outputs[place], calibrated.points[place]
     rows = task.rows["tune"]
@@ -100,10 +100,12 @@ def log_mistakes(
             f"row {row}: {output.classes[task.targets[row, place]]}, p {one.probability:.2f}"
             for row, one in zip(where, chosen, strict=True)
         ]
-        word = mistakes.WORDS[kind]
+        word = mistakes.MANY[kind]
         title = f"tune split, epoch {epoch}: {len(own)} {word}, the worst {len(chosen)} (truth, p)"
         pictures = list(task.dataset.pixels(where))
-        shown.log_image(run, mistakes.sheet(pictures, captions, title), kind, epoch)
+        shown.log_image(
+            run, mistakes.sheet(pictures, captions, title), f"mistakes/tune_{kind}", epoch
+        )
 
 
 def not_judged(
@@ -174,7 +176,8 @@ def log_model(run: TrackedRun, task: Task, fitted: Fitted, card: Card, package: 
 
 def describe_experiment(run: TrackedRun) -> None:
     """Say how the list of an experiment's runs is read, and save a view with the telling columns."""
-    shown.describe_experiment(run, EXPERIMENT_NOTE, [f"metrics.`{name}`" for name in VIEW_METRICS])
+    named = [f"metrics.`{name}`" for name in VIEW_METRICS]
+    shown.describe_experiment(run, EXPERIMENT_NOTE, [*named, "params.`data.name`"])
 
 
 def name_of(task: Task) -> str:

@@ -107,7 +107,7 @@ def train(
         network, licence = build_network(task, world)
         tracker = Tracker(run, task, progress, say)
         fitted = learn(network, task, world, tracker, state)
-        run.log_metrics(_finals(fitted, network), step=0)
+        run.log_metrics(_finals(fitted), step=0)
         calibrated = calibrate(network, task, world)
         run.log_metrics(calibrated.metrics, step=0)
         tune = task.rows["tune"]
@@ -203,18 +203,16 @@ def drawn_images(task: Task) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(both + grains), 0, 255), np.uint8)
 
 
-def _finals(fitted: Fitted, network: torch.nn.Module) -> Metrics:
+def _finals(fitted: Fitted) -> Metrics:
     kept = {
         f"best/{name.partition('/')[2]}": value
         for name, value in fitted.best.items()
         if name.startswith("tune/")
     }
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     return {
         **kept,
         "best/epoch": float(fitted.best_epoch),
         "best/epochs_trained": float(fitted.epochs),
-        "best/parameters": float(parameters),
     }
 
 
