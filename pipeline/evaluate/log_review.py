@@ -65,7 +65,9 @@ def log_review(
         facts={**facts_of(package.card, run.run_id), "package": package.sha256},
     )
     run.log_text(review_page(content), PAGE)
-    run.set_note(note(review, shown.link(run, PAGE)))
+    text = note(review, shown.link(run, PAGE))
+    run.set_note(text)
+    shown.set_model_note(run, text)
 
 
 def evidence_sheets(

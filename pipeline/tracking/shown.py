@@ -125,6 +125,14 @@ def log_model_metrics(
         open_client(run.uri).log_batch(run.run_id, metrics=rows)
 
 
+def set_model_note(run: TrackedRun, text: str) -> None:
+    """Set the text at the top of the model record's page, if the run has one."""
+    model_id = tags_of(run).get(RECORD_TAG, "")
+    if model_id:
+        with translated(run.uri):
+            open_client(run.uri).set_logged_model_tags(model_id, {NOTE: text})
+
+
 def link(run: TrackedRun, path: str) -> str:
     """Return the address of an artifact's page, relative to MLflow's own page."""
     return f"#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/{path}"

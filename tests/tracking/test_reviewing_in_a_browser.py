@@ -29,9 +29,9 @@ from pipeline.demo.cohort import draw_cohort
 from pipeline.evaluate.evaluate import evaluate_run
 from pipeline.evaluate.final import final_package
 from pipeline.evaluate.review import QUESTIONS
-from pipeline.ingest.ingest import ingest
+from pipeline.ingest.ingest import Options, ingest
 from pipeline.ingest.store import open_dataset
-from pipeline.tracking import shown
+from pipeline.tracking import endings, shown
 from pipeline.tracking.registry import register
 from pipeline.train.run import Place, train
 from pipeline.train.world import open_world
@@ -43,6 +43,11 @@ PATIENTS, EPOCHS = (160, 14) if KEPT else (40, 2)
 MOST_BYTES = 200_000
 QUIET = 'try{localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1","true")}catch(e){}'
 """MLflow opens its assistant at the first visit of a server on one's own machine; a reviewer closes it."""
+PLAIN = """pairs => {
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+  for (let node = walk.nextNode(); node; node = walk.nextNode())
+    for (const [from, to] of pairs) node.textContent = node.textContent.replaceAll(from, to)
+}"""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
@@ -56,6 +61,7 @@ class Seen:
     run_id: str
     version: str
     folder: Path
+    base: Path
 
     def page(self, path):
         mark = "&" if "?" in path else "?"
@@ -116,9 +122,9 @@ def seen(server, tmp_path_factory):
     contract = settings.resolve(Contract, [preset, settings.Layer({"size": size})])
     labels = base / "cohort" / "labels.csv"
     out = base / "phantoms"
-    ingest(
-        base / "cohort" / "archive", labels, out, contract, key=b"k" * 32, progress=silent
-    )
+    source = base / "cohort" / "archive"
+    options = Options(name="phantoms")
+    ingest(source, labels, out, contract, key=b"k" * 32, progress=silent, options=options)
     plan = Plan.model_validate(
         {
             "labels": ("referable",),
@@ -140,7 +146,7 @@ def seen(server, tmp_path_factory):
         home = json.load(answer)["run"]["info"]["experiment_id"]
     folder = Path(KEPT or tempfile.mkdtemp(dir=base)).absolute()
     folder.mkdir(exist_ok=True)
-    return Seen(server, home, run_id, version, folder)
+    return Seen(server, home, run_id, version, folder, base)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +162,7 @@ def browser():
 def view(browser, server):
     page = browser.new_page(viewport=SCREEN)
     page.add_init_script(QUIET)
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(20_000)
     outside = []
     page.on("request", lambda one: outside.append(one.url) if _leaves(one.url, server) else None)
     yield page
@@ -171,6 +177,8 @@ def _leaves(url, server):
 def _keep(seen, view, name):
     """Keep what is on the screen as a small PNG; return it as pixels."""
     view.wait_for_timeout(1200)  # charts are drawn after their data have come
+    # no word of the machine on which the picture was taken
+    view.evaluate(PLAIN, [[str(seen.base), "/data"], [endings.host(), "workstation"]])
     picture = Image.open(BytesIO(view.screenshot())).convert("RGB")
     small = picture.quantize(128, dither=Image.Dither.NONE)
     small.save(seen.folder / f"{name}.png", optimize=True)
@@ -242,14 +250,16 @@ def test_charts_draw_lines_and_bars(seen, view):
     sections.first.wait_for()
     names = [text.splitlines()[0] for text in sections.all_inner_texts()]
     assert {"best", "calibration", "mistakes", "pictures", "test", "train", "tune"} <= set(names)
-    search.fill("^(train|tune)/(loss|auc|accuracy)$")
+    search.fill("loss")
     view.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
-    assert view.locator(".js-plotly-plot .scatterlayer .trace").count() >= 3
+    assert view.locator(".js-plotly-plot .scatterlayer .trace").count() >= 2
     assert view.get_by_text("No data").count() == 0
     _keep(seen, view, "charts")
-    search.fill("^test/(auc|sensitivity|specificity)$")
-    view.locator(".js-plotly-plot .barlayer .point").first.wait_for()
-    assert view.locator(".js-plotly-plot .barlayer .point").count() >= 3
+    search.fill("test/auc")
+    bars = view.locator(".js-plotly-plot .barlayer .point")
+    bars.first.wait_for()
+    assert bars.count() >= 3
+    _keep(seen, view, "bars")
 
 
 def test_pictures_and_tables_show_something(seen, view):
@@ -261,6 +271,7 @@ def test_pictures_and_tables_show_something(seen, view):
         "() => [...document.querySelectorAll('img')].some(i => i.naturalWidth > 200)"
     )
     for name, word in (("subgroups", "laterality: L"), ("mistakes", "verdict")):
+        view.goto("about:blank")
         view.goto(seen.page(f"/runs/{seen.run_id}/artifacts/eval/{name}.json"))
         view.get_by_text("View as table").wait_for()
         view.get_by_text(word, exact=True).first.wait_for()
@@ -290,5 +301,8 @@ def test_the_model_page_shows_version_answers_and_figures(seen, view):
     _keep(seen, view, "version")
     view.get_by_role("link", name="referable-").click()
     view.get_by_text("test/auc", exact=True).first.wait_for()
+    view.wait_for_url("**/models/m-*")
+    view.goto(f"{view.url.partition('?')[0]}?{shown.WORKFLOW}")
     view.get_by_text("phantoms-test").first.wait_for()
+    assert view.get_by_text(QUESTIONS[0], exact=True).count() == 1
     _keep(seen, view, "model")
