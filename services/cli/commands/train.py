@@ -77,7 +77,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="cross-validation by patient: K networks, each measured on patients it never saw "
         "(the plan's `folds`)",
     )
-    parser.add_argument("--name", help="name of the run (default: label and backbone)")
+    parser.add_argument("--name", help="name of the run (default: label, backbone and seed)")
+    parser.add_argument(
+        "--no-images",
+        action="store_true",
+        help="keep pictures of the data set (mistakes, augmentation) out of MLflow",
+    )
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
     parser.add_argument(
         "--state",
@@ -128,8 +133,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
             (assist_folds if plan.folds else assist)(dataset, plan, world)
             _leave(world)
         refuse_without_room(plan, dataset, world, _processes_here(size), batch_place(layers))
-        name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
-        place = Place(uri, experiment, name.strip(), state, resume)
+        place = Place(
+            uri, experiment, options.name or "", state, resume, images=not options.no_images
+        )
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
         answer = _carry_out(dataset, plan, place, world, console)
     finally:
