@@ -7,11 +7,12 @@ from functools import partial
 import torch
 
 from pipeline.train import augment, judge, labels, networks, weights
-from pipeline.train.batches import Batch, Order, TrainingBatches, in_order
+from pipeline.train.batches import Order, TrainingBatches, in_order
 from pipeline.train.ensemble import AnyNetwork, answering
 from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
 from pipeline.train.loop import Fitted, Metrics, Training, fit
+from pipeline.train.mixing import Mixing, Part
 from pipeline.train.precision import suit
 from pipeline.train.state import StateFolder
 from pipeline.train.task import Task
@@ -117,13 +118,14 @@ def learn(
     objective = labels.Objective(task.head, given, plan.learning.label_smoothing, world.device)
     precision = plan.learning.precision
 
-    def loss_of(net: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    def loss_of(net: torch.nn.Module, part: Part) -> torch.Tensor:
         with world.autocast(precision):
-            logits = net(batch.images)[0]
-        return objective(logits, batch.targets) * batch.weight
+            logits = net(part.images)[0]
+        return objective(logits, part.targets, part.others, part.share) * part.weight
 
     with keeper(state, world, plan.learning.checkpoint_minutes) as keep:
-        training = Training(network, plan.learning, batches.steps)
+        mixing = Mixing(plan.learning, plan.seed)
+        training = Training(network, plan.learning, batches.steps, mixing)
 
         def validate(net: torch.nn.Module) -> Metrics:
             between = partial(keep, training)  # a stop need not wait for all of the tuning split
