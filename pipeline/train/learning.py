@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from pipeline.train import augment, judge, labels, networks, weights
 from pipeline.train.batches import Order, TrainingBatches, in_order
+from pipeline.train.compiling import compiled
 from pipeline.train.ensemble import AnyNetwork, answering
 from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
@@ -19,6 +21,7 @@ from pipeline.train.task import Task
 from pipeline.train.world import World
 
 Track = Callable[[int, int, Metrics | None], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,11 @@ class Learned:
 
 
 def train_network(
-    task: Task, world: World, track: Track, state: StateFolder | None = None
+    task: Task,
+    world: World,
+    track: Track,
+    state: StateFolder | None = None,
+    say: Say = lambda _: None,
 ) -> Learned:
     """Train the planned number of networks one after another and return what answers for them.
 
@@ -54,7 +61,7 @@ def train_network(
         network, licence = build_network(own, world)
         heard = partial(_after, track, number * plan.learning.epochs)
         below = state.of_member(number) if state is not None and count > 1 else state
-        fits.append(learn(network, own, world, heard, below))
+        fits.append(learn(network, own, world, heard, below, say))
         members.append(network)
     together = answering(members, plan.network.views)
     if together is members[0]:
@@ -100,6 +107,7 @@ def learn(
     world: World,
     track: Track,
     state: StateFolder | None = None,
+    say: Say = lambda _: None,
 ) -> Fitted:
     """Fit ``network`` on the training split, stopped and selected by the tuning split.
 
@@ -118,9 +126,11 @@ def learn(
     objective = labels.Objective(task.head, given, plan.learning.label_smoothing, world.device)
     precision = plan.learning.precision
 
-    def loss_of(net: torch.nn.Module, part: Part) -> torch.Tensor:
+    swift = _compiled(network, task, world, say) if plan.learning.compile else network
+
+    def loss_of(_network: torch.nn.Module, part: Part) -> torch.Tensor:
         with world.autocast(precision):
-            logits = net(part.images)[0]
+            logits = swift(part.images)[0]
         return objective(logits, part.targets, part.others, part.share) * part.weight
 
     with keeper(state, world, plan.learning.checkpoint_minutes) as keep:
@@ -136,6 +146,15 @@ def learn(
         torch.manual_seed(plan.seed + world.rank)  # dropout
         keep.restore(training)
         return fit(training, batches, loss_of, validate, track, world, keep)
+
+
+def _compiled(
+    network: networks.EvidenceNetwork, task: Task, world: World, say: Say
+) -> torch.nn.Module:
+    learning = task.plan.learning
+    rows = task.rows["train"][: max(2, learning.batch // learning.accumulate)]
+    example = world.take(np.ascontiguousarray(task.dataset.pixels(rows)))
+    return compiled(network, example, world, learning.precision, say)
 
 
 def split_logits(

@@ -93,7 +93,7 @@ def train(
     started = time.perf_counter()
     with opened(task, place, world, say) as (run, state):
         _log_start(run, task)
-        learned = train_network(task, world, Tracker(run, task, progress, say), state)
+        learned = train_network(task, world, Tracker(run, task, progress, say), state, say)
         task = replace(task, notes=(*task.notes, *learned.notes))
         network, fitted = learned.network, learned.fitted
         run.log_metrics(_finals(fitted, network), step=0)

@@ -105,6 +105,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     settings.resolve(Plan, layers)  # before anything heavy is loaded
     uri = tracking_uri()
     refuse_no_folder(options.dataset)
+    _name_compiled_place()
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
@@ -255,6 +256,12 @@ def _plan_of(
     plan = given if options.config or options.assignments else begun.plan
     refuse_changes(begun, plan, info, size)
     return plan
+
+
+def _name_compiled_place() -> None:
+    # torch.compile's own place is below /tmp, where others could put code that we would load
+    place = Path.home() / ".hilum" / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
 
 
 def _place_in_world() -> tuple[int, int]:
