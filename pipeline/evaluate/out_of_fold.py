@@ -104,13 +104,13 @@ def together(folds: Sequence[FoldAnswers], label: str) -> tuple[LabelAnswers, ND
     The output is the first fold's: temperatures and thresholds are each fold's own.
     """
     parts = [_of(fold, label) for fold in folds]
-    arrays = ("truth", "positive", "probability", "classes", "answer")
+    arrays = ("truth", "positive", "probability", "uncalibrated", "classes", "answer")
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
     rows = np.arange(len(joined["truth"]))
     patients = np.concatenate(
         [fold.answers.patients[part.rows] for fold, part in zip(folds, parts, strict=True)]
     )
-    return LabelAnswers(output=parts[0].output, point=None, rows=rows, **joined), patients
+    return LabelAnswers(parts[0].output, None, (), rows=rows, **joined), patients
 
 
 def questions(label: LabelAnswers, patients: NDArray[np.str_], kind: str) -> list[Question]:

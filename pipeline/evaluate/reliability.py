@@ -80,7 +80,9 @@ def perfect_errors(probabilities: Floats, seed: int = 0) -> Floats:
     values = np.asarray(probabilities, dtype=np.float64)
     found = np.empty(PERFECT_DRAWS)
     for index in range(PERFECT_DRAWS):
-        found[index] = Bins((generator.random(values.size) < values), values).error()
+        found[index] = Bins(
+            (generator.random(values.size) < values).astype(np.int64), values
+        ).error()
     return found
 
 

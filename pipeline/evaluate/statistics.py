@@ -258,18 +258,18 @@ class Bins:
         size = self._values.size
         images = np.bincount(self._place, weights=weights, minlength=size).astype(np.float64)
         own = self._truth if weights is None else self._truth * weights
-        outcomes = np.bincount(self._place, weights=own, minlength=size)
+        outcomes = np.bincount(self._place, weights=own, minlength=size).astype(np.float64)
         index = self._fixed
         if index is None:
             ends = np.cumsum(images)
             middle = (ends - images / 2) * self._bins / max(ends[-1], 1.0) if size else ends
             index = middle.astype(np.intp)
         index = np.clip(index, 0, self._bins - 1)
-        return (
-            np.bincount(index, weights=images * self._values, minlength=self._bins),
-            np.bincount(index, weights=outcomes, minlength=self._bins),
-            np.bincount(index, weights=images, minlength=self._bins),
+        means, shares, counts = (
+            np.bincount(index, weights=each, minlength=self._bins).astype(np.float64)
+            for each in (images * self._values, outcomes, images)
         )
+        return means, shares, counts
 
     def error(self, weights: NDArray[np.int64] | None = None) -> float:
         """Return the counted mean of |probability - observed share|; ``nan`` for no images."""

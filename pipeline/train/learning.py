@@ -11,6 +11,7 @@ from pipeline.train import augment, judge, labels, networks, weights
 from pipeline.train.batches import Order, TrainingBatches, in_order
 from pipeline.train.compiling import compiled
 from pipeline.train.ensemble import AnyNetwork, answering
+from pipeline.train.faults import naming_the_batch
 from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
 from pipeline.train.loop import Fitted, Metrics, Training, fit
@@ -145,7 +146,8 @@ def learn(
 
         torch.manual_seed(plan.seed + world.rank)  # dropout
         keep.restore(training)
-        return fit(training, batches, loss_of, validate, track, world, keep)
+        with naming_the_batch(batches):
+            return fit(training, batches, loss_of, validate, track, world, keep)
 
 
 def _compiled(

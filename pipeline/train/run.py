@@ -5,7 +5,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 
 from data_schemas import settings
 from data_schemas.card import Card, OperatingPoint
-from data_schemas.errors import TrainingError
 from data_schemas.files import sha256_of_file
 from data_schemas.plan import Plan
 from data_schemas.progress import Progress
 from data_schemas.version import our_version
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
-from pipeline.tracking.children import PARENT_TAG
 from pipeline.train.calibrating import calibrate
 from pipeline.train.ensemble import AnyNetwork
+from pipeline.train.faults import explained, may_go_on
 from pipeline.train.leaks import Leaks
 from pipeline.train.learning import split_logits, train_network
 from pipeline.train.loop import Fitted, Metrics
@@ -131,30 +130,43 @@ def opened(
             now = begun_with(place.resume, task.plan, task.info, world)
             state = closing.enter_context(reopen(place.state or Path(), now, task.info, say))
             tags = {**_tags(task), **place.tags, STATE_TAG: str(state.path)}
-            run = closing.enter_context(runs.resumed_run(place.uri, place.resume, tags))
+            again = runs.resumed_run(place.uri, place.resume, tags, outbox=place.state, say=say)
+            run = closing.enter_context(again)
         else:
             tags = {**_tags(task), **place.tags}
-            if place.parent:
-                tags |= {PARENT_TAG: place.parent}
-            opening = runs.tracked_run(place.uri, place.experiment, place.name, tags)
-            run = closing.enter_context(opening)
+            run = closing.enter_context(_new_run(place, tags, say))
             if place.state is not None:
                 begun = begun_with(run.run_id, task.plan, task.info, world)
                 state = closing.enter_context(begin(place.state, begun, say))
                 run.set_tags({STATE_TAG: str(state.path)})
         say(f"run {run.run_id} in experiment `{place.experiment}`")
-        try:
-            yield run, state
-        except BaseException as error:
-            # a fold goes on through its cross-validation, which says so itself
-            if state is not None and not place.parent and not isinstance(error, TrainingError):
-                command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
-                under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
-                say(f"stopped; its state lies in {state.path}")
-                say(f"go on with{under}: {command} {run.run_id}")
-            raise
+        with explained(run, task, world):
+            try:
+                yield run, state
+            except BaseException as error:
+                # a fold goes on through its cross-validation, which says so itself
+                if state is not None and not place.parent and may_go_on(error):
+                    command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
+                    under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
+                    say(f"stopped; its state lies in {state.path}")
+                    say(f"go on with{under}: {command} {run.run_id}")
+                raise
     if state is not None:
         state.remove()
+
+
+def _new_run(
+    place: Place, tags: dict[str, str], say: Say
+) -> AbstractContextManager[runs.TrackedRun]:
+    return runs.tracked_run(
+        place.uri,
+        place.experiment,
+        place.name,
+        tags,
+        parent=place.parent,
+        outbox=place.state,
+        say=say,
+    )
 
 
 def assist(dataset: TrainingSet, plan: Plan, world: World, leaks: Leaks | None = None) -> None:

@@ -48,7 +48,7 @@ class Tracker:
         if torch.cuda.is_available():
             metrics["mem/gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
         self._run.log_metrics(metrics, step=epoch)
-        self._run.flush()
+        self._run.post()  # sent by a thread of its own: training doesn't wait for the store
         self._line = f", tune AUC {metrics['tune/auc']:.3f}"
         self._say(
             f"epoch {epoch}/{self._epochs}: train loss {metrics['train/loss']:.4f}, "
