@@ -95,8 +95,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Train; 0 when the run finished."""
-    options.assignments += ["accept_leaks=true"] if options.accept_leaks else []
-    options.assignments += [] if options.folds is None else [f"folds={options.folds}"]
+    options.assignments += [
+        *(["accept_leaks=true"] if options.accept_leaks else []),
+        *([] if options.folds is None else [f"folds={options.folds}"]),
+    ]
     layers = layers_of("plans", options.config, options.assignments)
     settings.resolve(Plan, layers)  # before anything heavy is loaded
     uri = tracking_uri()
