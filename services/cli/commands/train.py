@@ -101,12 +101,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Train; 0 when the run finished."""
-    options.assignments += ["accept_leaks=true"] if options.accept_leaks else []
-    options.assignments += [] if options.folds is None else [f"folds={options.folds}"]
+    options.assignments += [
+        *(["accept_leaks=true"] if options.accept_leaks else []),
+        *([] if options.folds is None else [f"folds={options.folds}"]),
+    ]
     layers = layers_of("plans", options.config, options.assignments)
     settings.resolve(Plan, layers)  # before anything heavy is loaded
     uri = tracking_uri()
     refuse_no_folder(options.dataset)
+    _name_compiled_place()
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
@@ -211,6 +214,12 @@ def _plan_of(
     plan = given if options.config or options.assignments else begun.plan
     refuse_changes(begun, plan, info, size)
     return plan
+
+
+def _name_compiled_place() -> None:
+    # torch.compile's own place is below /tmp, where others could put code that we would load
+    place = Path.home() / ".hilum" / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
 
 
 def _place_in_world() -> tuple[int, int]:
