@@ -20,7 +20,7 @@ class Tracker:
     def __init__(self, run: runs.TrackedRun, task: Task, progress: Progress, say: Say) -> None:
         self._run, self._progress, self._say = run, progress, say
         self._images = len(task.rows["train"])
-        self._epochs = task.plan.learning.epochs
+        self._epochs = task.plan.learning.epochs * task.plan.network.members
         batch = task.plan.learning.batch
         self._steps = max(1, round(self._images / batch))
         self._started = self._trained = time.perf_counter()

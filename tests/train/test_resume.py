@@ -380,7 +380,7 @@ def test_before_an_update_that_is_not_finite_it_fails_and_keeps_the_last_good_st
                 network.bias.fill_(float("nan"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "build_network", lambda *_: (network, ""))
+        patched.setattr(learning, "build_network", lambda *_: (network, ""))
         with pytest.raises(TrainingError, match="epoch 2, step 2") as failed:
             train(dataset, mlflow_uri, progress=poison)
     assert "learning.rate" in failed.value.mend
