@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import TrackingError
+from pipeline.tracking import showing
 from pipeline.tracking.endings import FAILURE_TAG
 from pipeline.tracking.outbox import FILES, Letter
 from pipeline.tracking.store import first_line, is_away, open_client, redacted
@@ -123,4 +124,5 @@ ROADS: dict[str, Callable[["MlflowClient", str, dict[str, Any], Path], None]] = 
     "input": _input,
     "file": _file,
     "end": _end,
+    **showing.ROADS,
 }

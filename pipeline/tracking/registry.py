@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from data_schemas.errors import TrackingError
 from data_schemas.files import sha256_of_file
 from pipeline.tracking import rest
+from pipeline.tracking.showing import RECORD_TAG
 from pipeline.tracking.store import (
     SERVER_SCHEMES,
     check_uri,
@@ -31,8 +32,6 @@ from pipeline.tracking.store import (
 SUMS = "SHA256SUMS"
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 PACKAGE_TAG = "hilum.package_sha256"
-RECORD_TAG = "hilum.model"
-"""The run's tag that holds the id of its model record."""
 
 
 @dataclass(frozen=True, slots=True)

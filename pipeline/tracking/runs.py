@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,11 +67,6 @@ class TrackedRun:
     def busy_s(self) -> float:
         """Processor time, in seconds, that the sending thread has used."""
         return self._sender.busy_s
-
-    @property
-    def waits_in(self) -> Path:
-        """The run's outbox, for :func:`pipeline.tracking.sending.send`."""
-        return self._sender.outbox.folder
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log settings, once each.
@@ -168,20 +163,16 @@ class TrackedRun:
         """Store plain values as a readable JSON artifact."""
         self.log_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", path)
 
-    def log_table(self, columns: Mapping[str, Sequence[object]], path: str) -> None:
-        """Store columns of equal length as ``path`` (``tables/NAME.json``), as MLflow shows tables."""
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        self.log_json({"columns": list(columns), "data": rows}, path)
-
     def log_files(self, folder: Path, path: str) -> None:
         """Store every file of ``folder``, as it is now, under the artifact folder ``path``."""
-        with self._sender.outbox.place_for_file() as lies:
+        with self.file_to_come() as (lies, body):
             for file in sorted(folder.rglob("*")):  # shutil.copytree hides what stopped it
                 if file.is_file():
                     place = lies / file.relative_to(folder)
                     place.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, place)
-        self._sender.post("file", {"lies": lies.name, "name": "", "folder": path})
+            body |= {"name": "", "folder": path}
+        self.hand_over("file", body)
 
     def log_dataset(self, info: DatasetInfo, split: Split, rows: int) -> None:
         """Log one split of a data set as an input of the run.
@@ -207,6 +198,16 @@ class TrackedRun:
         }
         self._sender.post("input", {"dataset": dataset, "context": split})
 
+    def hand_over(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Post a letter of any kind that ``pipeline.tracking.delivery`` knows."""
+        self._sender.post(kind, body)
+
+    @contextmanager
+    def file_to_come(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yield a folder to write an artifact to, and the letter that will name it."""
+        with self._sender.outbox.place_for_file() as lies:
+            yield lies, {"lies": lies.name}
+
     def download(self, path: str, folder: Path) -> Path:
         """Copy an artifact (a file or a folder) below ``folder`` and return where it lies."""
         return download(self.uri, self.run_id, path, folder)
@@ -223,9 +224,10 @@ class TrackedRun:
     @contextmanager
     def _staged(self, path: str) -> Iterator[Path]:
         folder, _, name = path.rpartition("/")
-        with self._sender.outbox.place_for_file() as lies:
+        with self.file_to_come() as (lies, body):
             yield lies / name
-        self._sender.post("file", {"lies": lies.name, "name": name, "folder": folder})
+            body |= {"name": name, "folder": folder}
+        self.hand_over("file", body)
 
 
 @contextmanager
@@ -486,7 +488,7 @@ def _say_last_words(run: TrackedRun, sender: Sender, ending: BaseException | Non
     away = sender.flush()
     if away is None:
         return
-    unsent = _unsent(run, sender, away)
+    unsent = sender.unsent(run.run_id, away)
     if ending is None:
         raise unsent
     sender.say(f"note: {unsent}")
@@ -496,16 +498,3 @@ def _log_failure(run: TrackedRun, error: BaseException) -> None:
     run.set_tags({endings.FAILURE_TAG: endings.failure(error)})
     with contextlib.suppress(OSError):  # the disk may be what failed
         run.log_text(endings.traceback_text(error), "errors/traceback.txt")
-
-
-def _unsent(run: TrackedRun, sender: Sender, away: TrackingError) -> TrackingError:
-    fault = sender.outbox.fault
-    if not sender.patient:
-        return away
-    if fault is not None:
-        what, mend = f"could be neither sent nor kept: {fault.strerror}", "make room, then resume"
-    else:
-        what, mend = "waits to be sent", f"hilum send {run.waits_in.parent}"
-    return TrackingError(
-        f"{away.what}; what run {run.run_id} logged last {what}", where=away.where, mend=mend
-    )

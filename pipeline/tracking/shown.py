@@ -1,6 +1,8 @@
 """What MLflow's pages show beside numbers: pictures by step, tables, an experiment's view, models."""
 
+import io
 import json
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,14 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from pipeline.tracking.registry import RECORD_TAG
+from pipeline.tracking.outbox import now_ms
 from pipeline.tracking.runs import TrackedRun
+from pipeline.tracking.showing import NOTE
 from pipeline.tracking.store import open_client, translated
 
-NOTE = "mlflow.note.content"
-TABLES = "mlflow.loggedArtifacts"
-"""The run's tag that names the artifacts which MLflow's table view opens."""
 VIEW = "mlflow.sharedViewState.review"
 """The experiment's tag behind the saved view `Review` (MLflow 3.17: Views, above the list)."""
 WORKFLOW = "workflowType=machine_learning"
@@ -24,8 +25,12 @@ WORKFLOW = "workflowType=machine_learning"
 
 def log_image(run: TrackedRun, pixels: NDArray[np.uint8], key: str, step: int) -> None:
     """Show a picture [H, W, 3] or [H, W, 1] in the image grid, under ``key`` at ``step``."""
-    with translated(run.uri):
-        open_client(run.uri).log_image(run.run_id, pixels, key=key, step=step, synchronous=True)
+    with run.file_to_come() as (lies, body):
+        picture = io.BytesIO()
+        Image.fromarray(pixels.squeeze()).save(picture, "PNG")
+        (lies / "pixels.png").write_bytes(picture.getvalue())
+        body |= {"key": key, "step": step, "at": now_ms()}
+    run.hand_over("image", body)
 
 
 def log_table(
@@ -37,12 +42,7 @@ def log_table(
     """
     table = {"columns": list(columns), "data": [list(row) for row in rows]}
     run.log_text(json.dumps(table), path)
-    client = open_client(run.uri)
-    with translated(run.uri):
-        named = json.loads(client.get_run(run.run_id).data.tags.get(TABLES, "[]"))
-        entry = {"path": path, "type": "table"}
-        if entry not in named:
-            client.set_tag(run.run_id, TABLES, json.dumps([*named, entry]))
+    run.hand_over("table", {"path": path})
 
 
 def tags_of(run: TrackedRun) -> dict[str, str]:
@@ -59,48 +59,22 @@ def describe_experiment(run: TrackedRun, markdown: str, columns: Sequence[str]) 
     state = {"selectedColumns": list(columns), "orderByKey": "attributes.start_time"}
     now = int(time.time() * 1000)
     view = {"name": "Review", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
-    client = open_client(run.uri)
-    with translated(run.uri):
-        known = client.get_experiment(run.experiment_id).tags
-        for key, value in ((NOTE, markdown), (VIEW, json.dumps(view))):
-            if key not in known:
-                client.set_experiment_tag(run.experiment_id, key, value)
+    run.hand_over("experiment", {"rows": {NOTE: markdown, VIEW: json.dumps(view)}})
 
 
 def record_model(
     run: TrackedRun, name: str, documents: Path, params: Mapping[str, str], tags: Mapping[str, str]
-) -> str:
+) -> None:
     """Make the run's model record, the page on which metrics and data sets of a model stand.
 
     It holds the files of the folder ``documents``; the weights come with ``hilum register``, which
     completes this very record. A run that goes on after its record was made keeps it.
-
-    Returns
-    -------
-    str
-        The record's id.
     """
-    from mlflow.entities import LoggedModelOutput
-
-    known = tags_of(run).get(RECORD_TAG, "")
-    if known:
-        return known
-    client = open_client(run.uri)
-    with translated(run.uri):
-        # "external" is MLflow's word for a model in no flavour of its own: ours is ONNX and documents
-        record = client.create_logged_model(
-            run.experiment_id,
-            name="".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name),
-            source_run_id=run.run_id,
-            tags={"mlflow.model.isExternal": "true", **tags},
-            params=dict(params),
-            model_type="hilum-package",
-        )
-        client.log_model_artifacts(record.model_id, str(documents))
-        client.finalize_logged_model(record.model_id, "READY")
-        client.log_outputs(run.run_id, [LoggedModelOutput(record.model_id, step=0)])
-    run.set_tags({RECORD_TAG: str(record.model_id)})
-    return str(record.model_id)
+    named = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    with run.file_to_come() as (lies, body):
+        shutil.copytree(documents, lies, dirs_exist_ok=True)
+        body |= {"name": named, "params": dict(params), "tags": dict(tags)}
+    run.hand_over("model", body)
 
 
 def log_model_metrics(
@@ -110,27 +84,15 @@ def log_model_metrics(
 
     Without a record (a run of an earlier version) nothing happens.
     """
-    from mlflow.entities import Metric
-
-    model_id = tags_of(run).get(RECORD_TAG, "")
-    finite = {name: value for name, value in metrics.items() if np.isfinite(value)}
-    if not model_id or not finite:
-        return
-    now = int(time.time() * 1000)
-    rows = [
-        Metric(name, float(value), now, 0, model_id, dataset, digest[:32], run.run_id)
-        for name, value in finite.items()
-    ]
-    with translated(run.uri):
-        open_client(run.uri).log_batch(run.run_id, metrics=rows)
+    finite = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
+    if finite:
+        body = {"rows": finite, "at": now_ms(), "dataset": dataset, "digest": digest[:32]}
+        run.hand_over("model_metrics", body)
 
 
 def set_model_note(run: TrackedRun, text: str) -> None:
     """Set the text at the top of the model record's page, if the run has one."""
-    model_id = tags_of(run).get(RECORD_TAG, "")
-    if model_id:
-        with translated(run.uri):
-            open_client(run.uri).set_logged_model_tags(model_id, {NOTE: text})
+    run.hand_over("model_note", {"text": text})
 
 
 def link(run: TrackedRun, path: str) -> str:
