@@ -11,6 +11,7 @@ from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
 from pipeline.train.loop import Fitted, Metrics, Training, fit
 from pipeline.train.state import StateFolder
+from pipeline.train.sync import share_statistics
 from pipeline.train.task import Task
 from pipeline.train.world import World
 
@@ -25,6 +26,7 @@ def build_network(task: Task, world: World) -> tuple[networks.EvidenceNetwork, s
     networks.set_prior(network, torch.tensor(given.bias, dtype=torch.float32))
     if task.plan.learning.precision == "bf16":
         network.to(memory_format=torch.channels_last)
+    share_statistics(network, world)
     return network.to(world.device), licence
 
 

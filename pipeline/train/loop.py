@@ -190,7 +190,7 @@ def clip(network: nn.Module, most: float) -> float:
     norms = torch._foreach_norm(gradients)  # noqa: SLF001 - what torch's own clipping calls
     norm = float(torch.linalg.vector_norm(torch.stack(norms)).item())
     if math.isfinite(norm) and norm > most:  # most steps need no second pass over the gradient
-        torch._foreach_mul_(gradients, most / (norm + 1e-6))  # noqa: SLF001
+        torch._foreach_mul_(gradients, most / (norm + 1e-6))
     return norm
 
 
@@ -217,7 +217,7 @@ class Average:
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
-            torch._foreach_lerp_(self._own, self._new, share)  # noqa: SLF001 - one call for all
+            torch._foreach_lerp_(self._own, self._new, share)
             for count, new in zip(self._counts, self._new_counts, strict=True):
                 count.copy_(new)
 
