@@ -19,7 +19,7 @@ was stopped, however it was, goes on from there, in the same MLflow run and to t
 
 With --folds K every image is answered once, by a network that saw no image of its patient:
 
-    hilum train datasets/fundus --config fundus --folds 5
+    hilum train datasets/fundus --folds 5
 """
 
 import argparse
