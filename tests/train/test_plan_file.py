@@ -6,16 +6,19 @@ import pytest
 import yaml
 
 from data_schemas import settings
-from data_schemas.errors import ConfigError, UsageError
+from data_schemas.errors import ConfigError, TrainingError, UsageError
 from data_schemas.fingerprint import Fingerprint, Intensity, LabelFacts, Machine
 from data_schemas.plan import Plan
 from data_schemas.terms import SPLITS
-from pipeline.train.advice import out_of_memory, smaller_batch
+from pipeline.train.advice import smaller_batch
+from pipeline.train.faults import out_of_memory
 from pipeline.train.plan.cost import Estimate, Memory, Speed, duration, gigabytes
 from pipeline.train.plan.facts import Facts
 from pipeline.train.plan.make import plan_of
 from pipeline.train.plan.rules import decide
 from pipeline.train.plan.write import inspect, render, summary, write_plan
+from pipeline.train.world import World
+from services.cli.planning import placed
 
 GIB = 2**30
 COST = Estimate(
@@ -145,21 +148,27 @@ def test_a_plan_edited_wrongly_ends_with_file_line_and_key(written, old, new, to
         assert fault.startswith(f"{path}:{place}: ")
 
 
-def test_out_of_memory_names_the_batch_to_try_and_its_line(written, tmp_path):
+def test_an_error_that_names_a_setting_gets_its_file_and_line(written):
     path, plan, _ = written
-    line = (
-        path.read_text()
-        .splitlines()
-        .index(next(x for x in path.read_text().splitlines() if x.startswith("  batch:")))
+    lines = path.read_text().splitlines()
+    place = next(k for k, line in enumerate(lines, 1) if line.startswith("  batch:"))
+    layers = [settings.from_file(path), settings.from_assignments(["seed=1"])]
+    with pytest.raises(TrainingError) as raised, placed(layers):
+        raise out_of_memory(plan, World())
+    told = str(raised.value)
+    assert told.startswith(
+        f"{path}:{place}: learning.batch: batch 8 did not fit into memory: try 4"
     )
-    assert plan.learning.batch == 8
-    assert out_of_memory(plan, path) == f"batch 8 did not fit: try 4, plan.yaml:{line + 1}"
-    assert out_of_memory(plan, path, fitting=3).startswith("batch 8 did not fit: try 2, plan.yaml:")
-    assert out_of_memory(plan) == "batch 8 did not fit: try 4, --set learning.batch=4"
-    assert out_of_memory(plan, tmp_path / "gone.yaml").endswith("--set learning.batch=4")
-    one = plan.model_copy(update={"learning": plan.learning.model_copy(update={"batch": 1})})
-    assert "smaller backbone" in out_of_memory(one, path)
-    assert [smaller_batch(plan, fitting) for fitting in (100, 7, 5, 1)] == [4, 4, 4, 1]
+    for error, where in (
+        (TrainingError("no", where="seed"), "--set seed=1: seed"),
+        (TrainingError("no", where="labels"), f"{path}:"),
+        (TrainingError("no", where="some/folder"), "some/folder"),
+        (TrainingError("no"), None),
+    ):
+        with pytest.raises(TrainingError) as raised, placed(layers):
+            raise error
+        assert (raised.value.where or "").startswith(where or "")
+    assert [smaller_batch(plan, fitting) for fitting in (100, 7, 5, 1, 0)] == [4, 4, 4, 1, 4]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pipeline.train.plan import machine as machines
 from pipeline.train.plan.estimate import Shape, measure_memory, measure_speed
 from pipeline.train.plan.fingerprint import best_cut, black_border, measure
 from pipeline.train.plan.machine import available_memory
-from pipeline.train.plan.room import batch_place, refuse_without_room
+from pipeline.train.plan.room import refuse_without_room
 from pipeline.train.world import World
 from services.cli.main import main
 
@@ -196,24 +196,23 @@ def test_what_does_not_fit_is_refused_with_the_place_and_what_would(eyes, monkey
     from pipeline.train.plan import room
 
     text = "labels: [referable]\nnetwork: {backbone: convnet}\nlearning:\n  batch: 512\n"
-    layers = [settings.from_text(text, "set/plan.yaml")]
+    layers = [settings.from_text(text, "plan.yaml")]
     plan = settings.resolve(Plan, layers)
     memory = measure_memory(plan, Shape(1, 32, 3, 0, 0), CPU)
     monkeypatch.setattr(room, "memory_for", lambda _: int(memory.bytes_at(100) / 0.9) + 1)
     with pytest.raises(TrainingError) as raised:
-        refuse_without_room(plan, eyes, World(), 1, batch_place(layers))
-    assert str(raised.value).startswith("set/plan.yaml:4: learning.batch: batch 512 needs ")
+        refuse_without_room(plan, eyes, World(), 1)
+    assert str(raised.value).startswith("learning.batch: batch 512 needs ")
     assert "you have " in str(raised.value)
     assert "try learning.batch 64, or learning.accumulate 6" in raised.value.mend
     # in parts, or shared by two processes of other machines, it fits
     parts = settings.resolve(Plan, [*layers, settings.from_assignments(["learning.accumulate=6"])])
-    refuse_without_room(parts, eyes, World(), 1, "")
-    refuse_without_room(plan, eyes, World(0, 6), 1, "")
+    refuse_without_room(parts, eyes, World(), 1)
+    refuse_without_room(plan, eyes, World(0, 6), 1)
     monkeypatch.setattr(room, "memory_for", lambda _: 100 * MIB)
     with pytest.raises(TrainingError) as raised:
-        refuse_without_room(plan, eyes, World(), 1, batch_place([]))
+        refuse_without_room(plan, eyes, World(), 1)
     assert "not one image fits" in raised.value.mend
-    assert str(raised.value).startswith("the default of learning.batch: ")
 
 
 def test_the_estimate_itself_takes_no_memory_that_a_batch_would():
