@@ -131,13 +131,15 @@ def from_file(file: Path, package: Package) -> Seen:
     top, left, height, width = prepared.region
     contract = package.contract
     crop = {"fundus_field": "cut to the field of view and black outside it"}.get(
-        contract.region, f"region `{contract.region}`, fit `{contract.fit}`"
+        contract.region, f"region “{contract.region}”, fit “{contract.fit}”"
     )
     says = (
-        f"A {instance.format} of {instance.rows} × {instance.columns} pixels, {crop}: its rows "
-        f"{top} to {top + height} and columns {left} to {left + width}, resized to "
-        f"{contract.size} × {contract.size} by the contract `{contract.name}`."
+        f"A {instance.format.upper()} of {instance.rows} × {instance.columns} pixels, {crop}: its rows "
+        f"{top} to {top + height - 1} and columns {left} to {left + width - 1}, resized to "
+        f"{contract.size} × {contract.size} by the contract “{contract.name}”."
     )
+    if top < 0 or left < 0 or top + height > instance.rows or left + width > instance.columns:
+        says += " What reaches beyond the source is black."
     if not prepared.quality.sufficient:
         says += f" The contract finds its quality insufficient ({', '.join(prepared.quality.reasons)}): a service would give no verdict."
     name = f"image {sha256(data)[:12]}"
@@ -182,7 +184,7 @@ def typical(dataset: Dataset, package: Package, runtime: Runtime) -> Seen:
         positive = output_of(card, card.primary).positive_classes
         ill = rows[np.isin(dataset.labels(card.primary)[rows], positive)]
         if len(ill):
-            rows, among = ill, f"the tune split's images with `{card.primary}`"
+            rows, among = ill, f"the tune split's images with “{card.primary}”"
     rows = rows[:LOOKED_THROUGH]
     logits = np.concatenate([runtime.run(dataset.copies(rows[k : k + 1])).logits for k in range(len(rows))])
     order = np.argsort(positive_probability(card, card.primary, logits), kind="stable")
@@ -192,7 +194,7 @@ def typical(dataset: Dataset, package: Package, runtime: Runtime) -> Seen:
     says = (
         f"Row {row} of the data set's manifest: of {among} (the first {len(rows)}), the one with the "
         f"median probability. It is shown as it is stored, {size} × {size}, prepared by the contract "
-        f"`{dataset.contract.name}`."
+        f"“{dataset.contract.name}”."
     )
     shown = np.ascontiguousarray(np.broadcast_to(pixels, (size, size, 3)))
     return Seen(
