@@ -16,7 +16,7 @@ SOURCES = sorted(
     for folder in ("data_schemas", "pipeline", "services", "docs", "benchmarks", "tests")
     for path in (ROOT / folder).rglob("*.py")
 )
-TRAINING = {"torch", "torchvision", "monai", "timm", "mlflow", "tensorboard", "lightning"}
+TRAINING = {"torch", "torchvision", "monai", "timm", "cv2", "mlflow", "tensorboard", "lightning"}
 PLOTTING = {"matplotlib", "scipy", "sklearn", "pandas"}
 SERVED = TRAINING | PLOTTING
 ALLOWED_HEAVY: dict[str, set[str]] = {

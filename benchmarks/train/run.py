@@ -23,7 +23,7 @@ from pipeline.train.batches import Batch, Order, TrainingBatches  # noqa: E402
 from pipeline.train.loop import Training, fit  # noqa: E402
 from pipeline.train.world import World  # noqa: E402
 
-PLAIN = Augmentation(library="none")
+PLAIN = Augmentation(enabled=False)
 
 
 class Store:

@@ -26,15 +26,19 @@ PREDICTIONS_VERSION = "1"
 
 def evaluate_run(
     run_id: str,
-    dataset_folder: Path,
+    data: Path | Dataset,
     tracking_uri: str,
     progress: Progress,
     split: Split = "test",
+    prevalence: float | None = None,
 ) -> Evaluation:
     """Measure the package of a run on one split, and log the result to the same run.
 
     Logged: metrics ``SPLIT/...`` at step 0, four figures, ``predictions.parquet`` and, last,
-    ``evaluation.json`` (``evaluation-SPLIT.json`` for another split than test).
+    ``evaluation.json`` (``evaluation-SPLIT.json`` for another split than test). ``data`` is the
+    folder of a data set, or one that is open: a fold of a cross-validation is nowhere on disk.
+    ``prevalence`` is the primary label's where the model is to be used, if that is known: what
+    probabilities corrected to it give is shown beside the others.
 
     Raises
     ------
@@ -47,14 +51,17 @@ def evaluate_run(
     """
     if split not in SPLITS:
         raise UsageError(f"`{split}` is not a split", mend=f"splits: {', '.join(SPLITS)}")
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise UsageError(f"a prevalence lies between 0 and 1, got {prevalence:g}")
     with (
         tempfile.TemporaryDirectory() as scratch,
         continued_run(tracking_uri, run_id) as run,
     ):
         package = open_package(run.download("package", Path(scratch) / "run"))
-        dataset = open_dataset(dataset_folder)
+        dataset = data if isinstance(data, Dataset) else open_dataset(data)
         answers = answer_split(package, dataset, split, progress)
-        evaluation = measure(answers, dataset.info, package.sha256, copies_in(dataset, answers))
+        copies = copies_in(dataset, answers)
+        evaluation = measure(answers, dataset.info, package.sha256, copies, prevalence)
         run.log_dataset(dataset.info, split, evaluation.images)
         run.log_metrics(metrics_of(evaluation, answers.primary), step=0)
         run.flush()
@@ -77,6 +84,10 @@ def metrics_of(evaluation: Evaluation, primary: str) -> dict[str, float]:
     """
     found: dict[str, float] = {"images": evaluation.images, "patients": evaluation.patients}
     undefined = 0
+    for row in evaluation.prevalence:
+        if row.label == primary and row.prior != "as calibrated" and row.ece is not None:
+            found |= {f"ece_{row.prior}_prevalence": row.ece}
+            found |= {f"{row.prior}_prevalence": row.prevalence}
     for key, interval in evaluation.statistics.items():
         what, _, label = key.partition("/")
         name = what if label == primary else f"{what}_{label}"

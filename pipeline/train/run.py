@@ -4,9 +4,9 @@ import math
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 from data_schemas import settings
 from data_schemas.card import Card, OperatingPoint
-from data_schemas.errors import TrainingError
 from data_schemas.files import sha256_of_file
 from data_schemas.plan import Plan
 from data_schemas.progress import Progress
 from data_schemas.version import our_version
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
-from pipeline.train import networks
 from pipeline.train.calibrating import calibrate
-from pipeline.train.learning import build_network, learn, split_logits
+from pipeline.train.ensemble import AnyNetwork
+from pipeline.train.faults import explained, may_go_on
+from pipeline.train.leaks import Leaks
+from pipeline.train.learning import split_logits, train_network
 from pipeline.train.loop import Fitted, Metrics
 from pipeline.train.pages import log_pages, note
 from pipeline.train.state import StateFolder, begin, begun_with, reopen
@@ -58,15 +59,25 @@ class Place:
     name: str
     state: Path | None = None  # below it each run keeps its checkpoints; without it, none are kept
     resume: str = ""  # the run to go on with, instead of a new one
+    parent: str = ""  # the run that this one is a part of: the cross-validation of a fold
+    tags: Mapping[str, str] = field(default_factory=dict)  # beside those that every run has
 
 
 def train(
-    dataset: TrainingSet, plan: Plan, place: Place, world: World, progress: Progress, say: Say
+    dataset: TrainingSet,
+    plan: Plan,
+    place: Place,
+    world: World,
+    progress: Progress,
+    say: Say,
+    leaks: Leaks | None = None,
 ) -> Trained:
     """Train the planned network on an opened data set, in an MLflow run of its own.
 
     ``progress`` hears of every step, ``say`` gets remarks and one line per epoch. With
-    ``place.resume`` the run that was stopped goes on from its last checkpoint.
+    ``place.resume`` the run that was stopped goes on from its last checkpoint. ``leaks`` is what was
+    found between these splits, where somebody has looked already. The splits are those of
+    ``dataset``; ``plan.folds`` is the business of ``cross.cross_validate``.
 
     Raises
     ------
@@ -75,22 +86,22 @@ def train(
     TrackingError
         If MLflow can't be used.
     """
-    task = prepare(dataset, plan)
+    task = prepare(dataset, plan, leaks)
     for remark in task.notes:
         say(f"note: {remark}")
     started = time.perf_counter()
-    with _opened(task, place, world, say) as (run, state):
+    with opened(task, place, world, say) as (run, state):
         _log_start(run, task)
-        network, licence = build_network(task, world)
-        tracker = Tracker(run, task, progress, say)
-        fitted = learn(network, task, world, tracker, state)
+        learned = train_network(task, world, Tracker(run, task, progress, say), state)
+        task = replace(task, notes=(*task.notes, *learned.notes))
+        network, fitted = learned.network, learned.fitted
         run.log_metrics(_finals(fitted, network), step=0)
         calibrated = calibrate(network, task, world)
         run.log_metrics(calibrated.metrics, step=0)
         tune = task.rows["tune"]
         tune_logits = split_logits(network, task, tune, world, "fp32")
         log_pages(run, task, calibrated, tune_logits, fitted)
-        card = _card(task, run.run_id, network, calibrated, licence)
+        card = _card(task, run.run_id, network, calibrated, learned.licence)
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
             # a channels-last network holds its weights in an order that no file format wants
@@ -108,7 +119,7 @@ def train(
 
 
 @contextmanager
-def _opened(
+def opened(
     task: Task, place: Place, world: World, say: Say
 ) -> Iterator[tuple[runs.TrackedRun, StateFolder | None]]:
     """Open the run and its state folder, which is gone once the run has finished."""
@@ -118,34 +129,50 @@ def _opened(
             # first of all: a run that may not go on must not be touched
             now = begun_with(place.resume, task.plan, task.info, world)
             state = closing.enter_context(reopen(place.state or Path(), now, task.info, say))
-            tags = {**_tags(task), STATE_TAG: str(state.path)}
-            run = closing.enter_context(runs.resumed_run(place.uri, place.resume, tags))
+            tags = {**_tags(task), **place.tags, STATE_TAG: str(state.path)}
+            again = runs.resumed_run(place.uri, place.resume, tags, outbox=place.state, say=say)
+            run = closing.enter_context(again)
         else:
-            opening = runs.tracked_run(place.uri, place.experiment, place.name, _tags(task))
-            run = closing.enter_context(opening)
+            tags = {**_tags(task), **place.tags}
+            run = closing.enter_context(_new_run(place, tags, say))
             if place.state is not None:
                 begun = begun_with(run.run_id, task.plan, task.info, world)
                 state = closing.enter_context(begin(place.state, begun, say))
                 run.set_tags({STATE_TAG: str(state.path)})
         say(f"run {run.run_id} in experiment `{place.experiment}`")
-        try:
-            yield run, state
-        except BaseException as error:
-            if state is not None and not isinstance(error, TrainingError):
-                command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
-                under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
-                say(f"stopped; its state lies in {state.path}")
-                say(f"go on with{under}: {command} {run.run_id}")
-            raise
+        with explained(run, task, world):
+            try:
+                yield run, state
+            except BaseException as error:
+                # a fold goes on through its cross-validation, which says so itself
+                if state is not None and not place.parent and may_go_on(error):
+                    command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
+                    under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
+                    say(f"stopped; its state lies in {state.path}")
+                    say(f"go on with{under}: {command} {run.run_id}")
+                raise
     if state is not None:
         state.remove()
 
 
-def assist(dataset: TrainingSet, plan: Plan, world: World) -> None:
+def _new_run(
+    place: Place, tags: dict[str, str], say: Say
+) -> AbstractContextManager[runs.TrackedRun]:
+    return runs.tracked_run(
+        place.uri,
+        place.experiment,
+        place.name,
+        tags,
+        parent=place.parent,
+        outbox=place.state,
+        say=say,
+    )
+
+
+def assist(dataset: TrainingSet, plan: Plan, world: World, leaks: Leaks | None = None) -> None:
     """Do the share of a process that isn't the first of its world: learn along, write nothing."""
-    task = prepare(dataset, plan)
-    network, _ = build_network(task, world)
-    learn(network, task, world, lambda _epoch, _step, _metrics: None)
+    task = prepare(dataset, plan, leaks)
+    train_network(task, world, lambda _epoch, _step, _metrics: None)
 
 
 def drawn_images(task: Task) -> NDArray[np.uint8]:
@@ -184,7 +211,7 @@ def _finals(fitted: Fitted, network: torch.nn.Module) -> Metrics:
 def _card(
     task: Task,
     run_id: str,
-    network: networks.EvidenceNetwork,
+    network: AnyNetwork,
     calibrated: Calibrated,
     licence: str,
 ) -> Card:

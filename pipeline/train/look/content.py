@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import PackageError
 from data_schemas.progress import Progress, silent
+from pipeline.model import decision
 from pipeline.model.runtime import Runtime
+from pipeline.model.scoring import explained_class
+from pipeline.train.backbones import LocalContrast
 from pipeline.train.look import answer, pictures, receptive
 from pipeline.train.look.passing import FirstLayer, Floats, Passing, Stage
 from pipeline.train.look.pictures import number
 from pipeline.train.look.subject import TOLERANCE, Seen, Subject
-from pipeline.train.networks import LocalContrast
 
 KEPT_BYTES = 600_000
 """Of exact first-layer maps; where all don't fit, those that vary most are kept."""
@@ -86,7 +88,7 @@ def contents(
         "contrast": any(isinstance(m, LocalContrast) for m in subject.network.modules()),
         "answer": {
             "primary": card.primary,
-            "verdict": answer.decision.decide(card, found.logits).verdict,
+            "verdict": decision.decide(card, found.logits).verdict,
             "outputs": answer.outputs_tree(card, found, seen),
         },
         "checks": [
@@ -183,7 +185,9 @@ def _first(subject: Subject, passing: Passing, seen: Seen) -> dict[str, Any]:
 
 def _plain(seen: Seen, network: Any) -> Floats:
     """Return the image [3, S, S] normalised as the network does it."""
-    pixels = torch.from_numpy(seen.pixels.copy()).permute(2, 0, 1)[None].float().expand(-1, 3, -1, -1)
+    pixels = (
+        torch.from_numpy(seen.pixels.copy()).permute(2, 0, 1)[None].float().expand(-1, 3, -1, -1)
+    )
     return np.asarray(((pixels - network.mean) / network.spread)[0].numpy(), np.float32)
 
 
@@ -237,7 +241,7 @@ def _fields(subject: Subject, passing: Passing, progress: Progress) -> dict[str,
     """Return receptive fields on a grid of units of every stage, and of the evidence map."""
     card = subject.package.card
     values = passing.evidence.detach()[0].numpy()
-    column = answer.explained_class(
+    column = explained_class(
         next(o for o in card.outputs if o.label == card.primary), passing.whole_logits
     )[1]
     peak = np.unravel_index(int(np.abs(values[column]).argmax()), values[column].shape)
@@ -389,5 +393,3 @@ def _by_hand(first: FirstLayer) -> Check:
 
 def _apart(one: Any, other: Any) -> float:
     return float(np.max(np.abs(np.asarray(one, np.float64) - np.asarray(other, np.float64))))
-
-
