@@ -17,6 +17,7 @@ from pipeline.model.export import TOLERANCE, export_package
 from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
 from pipeline.train import networks
+from pipeline.train.ensemble import answering
 from pipeline.train.look import passing, receptive, subject
 from pipeline.train.look.neighbours import nearest
 from pipeline.train.look.show import show
@@ -30,14 +31,20 @@ BINARY = Output(
     shift=(-0.3,),
 )
 CLASSES = Output(
-    label="grade", classes=("a", "b", "c"), columns=(1, 2, 3), positive_classes=(1, 2), temperature=0.8
+    label="grade",
+    classes=("a", "b", "c"),
+    columns=(1, 2, 3),
+    positive_classes=(1, 2),
+    temperature=0.8,
 )
 
 
 def drawing(size, channels, seed=1):
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (-(-size // 8), -(-size // 8), channels))
-    large = coarse.repeat(8, 0).repeat(8, 1)[:size, :size] + generator.integers(-9, 9, (size, size, 1))
+    large = coarse.repeat(8, 0).repeat(8, 1)[:size, :size] + generator.integers(
+        -9, 9, (size, size, 1)
+    )
     return np.ascontiguousarray(np.clip(large, 0, 255).astype(np.uint8))
 
 
@@ -54,9 +61,17 @@ def network_of(backbone, size, stride, columns, channels=3):
     return network.eval()
 
 
-def package_of(folder, backbone="convnet", size=28, stride=8, channels=3, outputs=(BINARY, CLASSES)):
+def package_of(
+    folder,
+    backbone="convnet",
+    size=28,
+    stride=8,
+    channels=3,
+    outputs=(BINARY, CLASSES),
+    network=None,
+):
     columns = sum(len(output.columns) for output in outputs)
-    network = network_of(backbone, size, stride, columns, channels)
+    network = network or network_of(backbone, size, stride, columns, channels)
     contract = Contract(name="tiny", size=size, channels=channels)
     points = tuple(
         OperatingPoint(
@@ -102,11 +117,36 @@ def image_file(folder, size=40, channels=3):
 
 
 def tree_of(html):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1])
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1]
+    )
 
 
 def unpack(text, dtype, shape):
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype).reshape(shape)
+
+
+def check_answer(package, tree, values):
+    """Evidence to logit to probability, and the same from the package's own runtime."""
+    ran = Runtime(package).run(values[None]).logits[0]
+    for output, document in zip(tree["answer"]["outputs"], package.card.outputs, strict=True):
+        scaled = []
+        for column in output["columns"]:
+            logit = np.mean(column["cells"]) + column["bias"]
+            assert logit == pytest.approx(column["logit"], abs=TOLERANCE)
+            assert logit == pytest.approx(float(ran[column["column"]]), abs=TOLERANCE)
+            scaled.append(logit / document.temperature + column["shift"])
+        if output["link"] == "sigmoid":
+            expected = 1 / (1 + np.exp(-scaled[0]))
+        else:
+            shares = np.exp(scaled) / np.exp(scaled).sum()
+            expected = shares[list(document.positive_classes)].sum()
+        assert output["positive"] == pytest.approx(expected, abs=1e-4)
+        assert output["state"] == {True: "present", False: "absent"}.get(
+            True if expected >= 0.6 else False if expected < 0.3 else None, "uncertain"
+        )
+    verdicts = {"present": "positive", "absent": "negative", "uncertain": "indeterminate"}
+    assert tree["answer"]["verdict"] == verdicts[tree["answer"]["outputs"][0]["state"]]
 
 
 CASES = [
@@ -149,28 +189,49 @@ def test_the_page_can_be_recomputed_from_itself(tmp_path, backbone, size, stride
         made += np.array(first["bias"])[first["kept"], None, None]
     np.testing.assert_allclose(made, maps, atol=2e-5 * max(1, np.abs(maps).max()))
 
-    # evidence -> logit -> probability, and the package's own runtime
-    ran = Runtime(package).run(values[None]).logits[0]
-    for output, document in zip(tree["answer"]["outputs"], package.card.outputs, strict=True):
-        scaled = []
-        for column in output["columns"]:
-            logit = np.mean(column["cells"]) + column["bias"]
-            assert logit == pytest.approx(column["logit"], abs=TOLERANCE)
-            assert logit == pytest.approx(float(ran[column["column"]]), abs=TOLERANCE)
-            scaled.append(logit / document.temperature + column["shift"])
-        if output["link"] == "sigmoid":
-            expected = 1 / (1 + np.exp(-scaled[0]))
-        else:
-            shares = np.exp(scaled) / np.exp(scaled).sum()
-            expected = shares[list(document.positive_classes)].sum()
-        assert output["positive"] == pytest.approx(expected, abs=1e-4)
-        assert output["state"] == {True: "present", False: "absent"}.get(
-            True if expected >= 0.6 else False if expected < 0.3 else None, "uncertain"
-        )
-    verdicts = {"present": "positive", "absent": "negative", "uncertain": "indeterminate"}
-    assert tree["answer"]["verdict"] == verdicts[tree["answer"]["outputs"][0]["state"]]
+    check_answer(package, tree, values)
     for unit in (u for level in tree["field"]["stages"] for u in level["units"]):
         assert unit["outside"] < 1e-9, "a gradient where the frame says that nothing can be seen"
+
+
+def test_an_ensemble_on_enlarged_images_shows_its_first_member_and_says_so(tmp_path):
+    grades = Output(
+        label="grade",
+        classes=("none", "mild", "severe"),
+        columns=(0, 1),
+        link="cumulative",
+        positive_classes=(1, 2),
+        temperature=1.2,
+    )
+    plan = NetworkPlan(backbone="convnet", stride=8, size=56, views="mirror", members=2)
+    members = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        member = networks.build(plan, 2, 28).eval()
+        with torch.no_grad():
+            member.head.weight.normal_()
+        members.append(member)
+    together = answering(members, plan.views)
+    package = package_of(tmp_path / "p", outputs=(grades,), network=together)
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        "network: {backbone: convnet, stride: 8, size: 56, views: mirror, members: 2}\n"
+    )
+    with pytest.raises(PackageError, match="answers otherwise"):
+        show(package, None, image_file(tmp_path), None)  # nothing says that it enlarges
+    tree = tree_of(show(package, file, image_file(tmp_path), None).html)
+    assert (tree["model"]["members"], tree["model"]["views"]) == (2, 2)
+    assert (tree["image"]["size"], tree["image"]["side"], tree["first"]["side"]) == (28, 56, 56)
+    pixels = unpack(tree["image"]["values"], np.uint8, (28, 28, 3))
+    with torch.no_grad():
+        alone = members[0](torch.from_numpy(pixels[None].copy()))[0][0].numpy()
+    np.testing.assert_allclose(tree["model"]["member_logits"], alone, atol=1e-5)
+    (output,) = tree["answer"]["outputs"]
+    ran = Runtime(package).run(pixels[None]).logits[0]
+    shown = [np.mean(column["cells"]) + column["bias"] for column in output["columns"]]
+    np.testing.assert_allclose(shown, ran, atol=TOLERANCE)
+    reached = 1 / (1 + np.exp(-ran[0] / 1.2))
+    assert output["positive"] == pytest.approx(reached, abs=1e-4)
 
 
 def test_layer_by_layer_the_fields_have_the_known_sizes():
@@ -184,7 +245,7 @@ def test_layer_by_layer_the_fields_have_the_known_sizes():
 
 
 def sent(network, image):
-    whole = subject.Subject(None, network, network, 1, 0.0)
+    whole = subject.Subject(None, network, network, 1, "one", 0.0)
     return passing.send(whole, image)
 
 
@@ -199,7 +260,7 @@ def test_the_frame_is_exactly_what_can_change_a_unit(backbone, size):
     wanted = [[] for _ in network.backbone]
     wanted[stage.child] = [row]
     ((top, bottom),) = receptive.reach(network.backbone, wanted, size, 3)[stage.child]
-    assert 0 < top
+    assert top > 0
     assert bottom < size - 1
     generator = np.random.default_rng(0)
 
@@ -298,7 +359,9 @@ def test_the_typical_image_is_the_median_of_the_positives(tmp_path, memory_set):
     seen = subject.typical(dataset, package, runtime)
     rows = dataset.indices("tune")
     rows = rows[dataset.labels("bright")[rows] == 1]
-    logits = np.concatenate([runtime.run(dataset.copies(rows[k : k + 1])).logits[:, 0] for k in range(len(rows))])
+    logits = np.concatenate(
+        [runtime.run(dataset.copies(rows[k : k + 1])).logits[:, 0] for k in range(len(rows))]
+    )
     assert seen.row in rows
     assert seen.truth == {"bright": "c1"}
     own = runtime.run(seen.pixels[None]).logits[0, 0]

@@ -34,7 +34,14 @@ def view(shown):
         tab.heard = []
         tab.on("console", lambda message: tab.heard.append(message.text))
         tab.on("pageerror", lambda error: tab.heard.append(str(error)))
-        tab.on("request", lambda request: tab.heard.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+        tab.on(
+            "request",
+            lambda request: (
+                tab.heard.append(request.url)
+                if not request.url.startswith(("file:", "data:"))
+                else None
+            ),
+        )
         tab.goto(shown[0].as_uri())
         tab.wait_for_selector("html[data-ready]")
         yield tab
@@ -53,7 +60,9 @@ def test_the_loupe_shows_the_numbers_under_it_and_moves(view, shown):
 
     row, column = image["best"]
     for channel in range(3):
-        np.testing.assert_array_equal(numbers(channel), values[row : row + 8, column : column + 8, channel])
+        np.testing.assert_array_equal(
+            numbers(channel), values[row : row + 8, column : column + 8, channel]
+        )
     view.locator("#loupe").focus()
     view.keyboard.press("ArrowDown" if row < 20 else "ArrowUp")
     row += 1 if row < 20 else -1
@@ -79,7 +88,9 @@ def test_filter_and_place_change_the_sum_and_it_is_the_networks(view, shown):
     assert view.inner_text("#result") != before
     assert "your own filter" in view.inner_text("#total")
     view.locator("#gallery button").nth(3).click()
-    assert view.input_value("#filter") == view.locator("#gallery button").nth(3).get_attribute("data-filter")
+    assert view.input_value("#filter") == view.locator("#gallery button").nth(3).get_attribute(
+        "data-filter"
+    )
 
 
 @needs_browser
@@ -130,7 +141,9 @@ def test_the_command_fetches_a_run_logs_only_when_asked_and_never_neighbours(
 ):
     dataset = memory_set(n=60, size=16)
     plan = Plan(
-        network=NetworkPlan(backbone="convnet", stride=8), learning=Learning(epochs=1, batch=16), threads=1
+        network=NetworkPlan(backbone="convnet", stride=8),
+        learning=Learning(epochs=1, batch=16),
+        threads=1,
     )
     world = open_world(plan.device, plan.threads, plan.seed)
     place = training.Place(mlflow_uri, "tests", "tiny")

@@ -13,6 +13,7 @@ from pipeline.model import decision
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import explained_class
 from pipeline.train.backbones import LocalContrast
+from pipeline.train.ensemble import VIEWS
 from pipeline.train.look import answer, pictures, receptive
 from pipeline.train.look.passing import FirstLayer, Floats, Passing, Stage
 from pipeline.train.look.pictures import number
@@ -77,7 +78,7 @@ def contents(
             "parameters": card.parameters,
             "package": subject.package.sha256,
             "members": subject.members,
-            "same": bool(np.allclose(passing.logits, passing.whole_logits, atol=TOLERANCE)),
+            "views": len(VIEWS[subject.views]),
             "member_logits": [number(value) for value in passing.logits],
         },
         "image": _image(seen, side),
@@ -119,7 +120,9 @@ def _busiest(pixels: NDArray[np.uint8]) -> list[int]:
     spread = blocks.astype(np.float32).mean(4).std(axis=(1, 3))
     # not where a camera's mask, or the picture, ends
     dark = np.pad((blocks.max(4) < DARK).any(axis=(1, 3)), 1, constant_values=True)
-    near = [dark[1 + r : 1 + r + count, 1 + c : 1 + c + count] for r in (-1, 0, 1) for c in (-1, 0, 1)]
+    near = [
+        dark[1 + r : 1 + r + count, 1 + c : 1 + c + count] for r in (-1, 0, 1) for c in (-1, 0, 1)
+    ]
     inner = np.where(np.any(near, axis=0), -1, spread)
     chosen = inner if inner.max() > 0 else spread
     return [int(index) * 8 for index in np.unravel_index(int(chosen.argmax()), chosen.shape)]

@@ -205,7 +205,7 @@
     const rows = [["Channels", `${C} in, ${F.filters} out. Each filter has a ${k} × ${k} table for every channel; the ${C} sums are added to one number. ${F.filters} filters make ${F.filters} maps.` + (I.channels === 1 ? " This picture is grey, so the same numbers are given three times." : "")],
       ["Stride", F.stride === 1 ? "1: the filter moves pixel by pixel, and the map is as large as the picture." : `${F.stride}: the filter moves ${F.stride} pixels at a time, so that a picture of ${side} × ${side} gives a map of ${F.side} × ${F.side}.`],
       ["Padding", `${pad}.`],
-      ["Before", `each value v has become (v − mean) / spread, as in red (${I.channels === 1 ? values[0] : value(loupe.y, loupe.x, 0)} − ${F.mean[0].toFixed(1)}) / ${F.spread[0].toFixed(1)}: numbers near 0, which learn better.`],
+      ["Before", `${D.contrast ? "the surroundings are taken away, as said above; before that, " : ""}each value v has become (v − mean) / spread, as in red (${I.channels === 1 ? values[0] : value(loupe.y, loupe.x, 0)} − ${F.mean[0].toFixed(1)}) / ${F.spread[0].toFixed(1)}: numbers near 0, which learn better.`],
       ["Weights", `${F.filters} × ${C} × ${k} × ${k} = ${(F.filters * C * k * k).toLocaleString("en")}, the same at every place: what is learned in one corner is known in all.`]];
     $("words").replaceChildren(...rows.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]));
   }
@@ -368,7 +368,7 @@
     if (D.contrast) before.push("Before its first convolution this network takes from each pixel the mean of its surroundings (24 pixels): small things stay, light and tint go. The numbers below are what is left.");
     if (ratio !== 1) before.push(`The network's graph enlarges the image from ${I.size} to ${side} pixels first.`);
     if (before.length) { fill("before", before.join(" ")); reveal("before"); }
-    if (!D.model.same) { fill("member", `This package's answer is the mean over ${D.model.members} network${D.model.members > 1 ? "s" : ""} and, perhaps, mirrored views. Sections 2 to 5 show the first network on the image as it is; its own logits are ${D.model.member_logits.map((v) => fix(v)).join(", ")}. This section shows the whole package's maps.`); reveal("member"); }
+    if (D.model.members * D.model.views > 1) { fill("member", `This package's answer is the mean of ${D.model.members} network${D.model.members > 1 ? "s" : ""} on ${D.model.views} view${D.model.views > 1 ? "s" : ""} of the image (mirrored ones are turned back). Sections 2 to 5 show the first network on the image as it is; its own logits are ${D.model.member_logits.map((v) => fix(v)).join(", ")}. This section shows the whole package's maps.`); reveal("member"); }
     $("check-table").replaceChildren(el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "two ways to"), el("th", { scope: "col", class: "n" }, "apart by"), el("th", { scope: "col", class: "n" }, "allowed"))),
       el("tbody", {}, ...D.checks.map((c) => el("tr", {}, el("td", {}, c.what), el("td", { class: "n" }, c.apart.toExponential(1)), el("td", { class: "n" }, c.allowed.toExponential(1))))));
     fill("made", `Package ${D.model.package.slice(0, 12)}, hilum ${D.made}.`);

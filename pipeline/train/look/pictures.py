@@ -59,7 +59,9 @@ def heat(values: NDArray[np.floating[Any]]) -> str:
     small = smaller(values)
     # a few pixels outshine all others
     top = float(np.quantile(small, 0.99)) if small.size else 0.0
-    level = np.sqrt(np.clip(small / max(top, float(small.max(initial=0)) / 100, 1e-30), 0, 1)) ** 1.5
+    level = (
+        np.sqrt(np.clip(small / max(top, float(small.max(initial=0)) / 100, 1e-30), 0, 1)) ** 1.5
+    )
     picture = Image.fromarray(np.rint(31 * level).astype(np.uint8), mode="P")
     picture.putpalette(_HEAT * 32)
     opacity = bytes(round(230 * k / 31) for k in range(32))
