@@ -21,7 +21,7 @@ from data_schemas.progress import Progress
 from data_schemas.version import our_version
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
-from pipeline.train.calibrating import calibrate
+from pipeline.train.calibrating import calibrate, checked_images, export_metrics
 from pipeline.train.ensemble import AnyNetwork
 from pipeline.train.faults import explained, may_go_on
 from pipeline.train.leaks import Leaks
@@ -106,9 +106,11 @@ def train(
             package = Path(scratch) / "package"
             # a channels-last network holds its weights in an order that no file format wants
             network.to("cpu", memory_format=torch.contiguous_format)
-            card = export_package(network, drawn_images(task), card, task.dataset.contract, package)
+            real = checked_images(task, calibrated, tune_logits)
+            contract = task.dataset.contract
+            card = export_package(network, drawn_images(task), card, contract, package, real)
             digest = sha256_of_file(package / "model.safetensors")
-            run.log_metrics({"checks/onnx_difference": card.onnx_max_logit_difference}, step=0)
+            run.log_metrics(export_metrics(card), step=0)
             run.log_files(package, "package")
         auc = fitted.best.get("tune/auc", math.nan)
         seconds = state.spent_s if state is not None else time.perf_counter() - started
@@ -179,7 +181,7 @@ def drawn_images(task: Task) -> NDArray[np.uint8]:
     """Return seeded drawings [8, S, S, C] on which the exported graph is checked.
 
     They travel in the package, and a package must not carry a patient's picture. Soft blobs with
-    noise reach every layer; real images go through the exported graph in ``evaluate``.
+    noise reach every layer; the package is checked on real images, too, which stay behind.
     """
     size, channels = task.info.size, task.info.channels
     generator = np.random.default_rng(20)

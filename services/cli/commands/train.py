@@ -38,6 +38,7 @@ from services.cli.planning import planned, refuse_no_folder
 from services.cli.settings import layers_of, preset_names, tracking_uri
 
 if TYPE_CHECKING:
+    from data_schemas.card import OperatingPoint
     from data_schemas.dataset import DatasetInfo
     from pipeline.ingest.store import Dataset
     from pipeline.train.run import Place, Trained
@@ -214,10 +215,14 @@ def _place_in_world() -> tuple[int, int]:
         raise UsageError("RANK and WORLD_SIZE must be numbers", where="environment") from error
 
 
+def _point_name(point: "OperatingPoint") -> str:
+    return point.label if point.name == "default" else f"{point.label}, {point.name}"
+
+
 def _text(trained: "Trained", uri: str, dataset: Path) -> str:
     auc = "undefined" if math.isnan(trained.tune_auc) else f"{trained.tune_auc:.4f}"
     points = "\n".join(
-        f"  {point.label}: positive at {point.high:.3f} or more ({point.rule})"
+        f"  {_point_name(point)}: positive at {point.high:.3f} or more ({point.rule})"
         for point in trained.points
     )
     return f"""run {trained.run_id}
