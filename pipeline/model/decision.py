@@ -173,7 +173,7 @@ def classes_of(output: Output, logits: Logits) -> NDArray[np.int64]:
         expected = shares @ np.arange(shares.shape[1])
         grades: NDArray[np.int64] = np.floor(expected + 0.5).astype(np.int64)
         return grades
-    return np.argmax(shares, axis=1).astype(np.int64)
+    return np.asarray(np.argmax(shares, axis=1), np.int64)
 
 
 def _from_cumulative(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,8 @@ from data_schemas.terms import Split
 from pipeline.evaluate.calibration import Calibration, fit_calibration
 from pipeline.evaluate.operating_points import choose, further
 from pipeline.model.export_check import RealImages
-from pipeline.train import judge, networks
+from pipeline.train import judge
+from pipeline.train.ensemble import AnyNetwork
 from pipeline.train.labels import Floats
 from pipeline.train.learning import split_logits
 from pipeline.train.loop import Metrics
@@ -18,7 +19,7 @@ CHECKED_IMAGES = 64
 """Images of the tuning split on which the exported package is compared with the network."""
 
 
-def calibrate(network: networks.EvidenceNetwork, task: Task, world: World) -> Calibrated:
+def calibrate(network: AnyNetwork, task: Task, world: World) -> Calibrated:
     """Fit calibrations and choose operating points on the calibration split, in fp32.
 
     The points of the verdicts come first, one for each output, then the further ones of the plan.

@@ -159,7 +159,8 @@ def test_a_rate_that_explodes_fails_the_run(memory_set, mlflow_uri):
     (failed,) = client.search_runs([experiment.experiment_id])
     assert failed.info.status == "FAILED"
     assert [e.path for e in client.list_artifacts(failed.info.run_id, "errors")] == [
-        "errors/traceback.txt"
+        "errors/batch.json",
+        "errors/traceback.txt",
     ]
 
 

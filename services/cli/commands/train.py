@@ -19,34 +19,30 @@ was stopped, however it was, goes on from there, in the same MLflow run and to t
 
 With --folds K every image is answered once, by a network that saw no image of its patient:
 
-    hilum train datasets/fundus --config fundus --folds 5
+    hilum train datasets/fundus --folds 5
 """
 
 import argparse
 import math
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from data_schemas import settings
 from data_schemas.errors import UsageError
 from data_schemas.plan import Plan
-from services.cli.commands.plan import refuse_no_folder
 from services.cli.console import Console
 from services.cli.folds import folds_text, folds_tree, page_of
+from services.cli.planning import placed, planned, refuse_no_folder
 from services.cli.settings import layers_of, preset_names, tracking_uri
 
 if TYPE_CHECKING:
     from data_schemas.card import OperatingPoint
     from data_schemas.dataset import DatasetInfo
     from pipeline.ingest.store import Dataset
-    from pipeline.train.run import Trained
+    from pipeline.train.run import Place, Trained
     from pipeline.train.world import World
-
-PLAN_WAIT_S = 600.0
-"""How long the other processes wait for the plan that the first one makes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +77,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="cross-validation by patient: K networks, each measured on patients it never saw "
         "(the plan's `folds`)",
     )
-    parser.add_argument("--name", help="name of the run (default: label and backbone)")
+    parser.add_argument("--name", help="name of the run (default: label, backbone and seed)")
+    parser.add_argument(
+        "--no-images",
+        action="store_true",
+        help="keep pictures of the data set (mistakes, augmentation) out of MLflow",
+    )
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
     parser.add_argument(
         "--state",
@@ -100,18 +101,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Train; 0 when the run finished."""
-    options.assignments += ["accept_leaks=true"] if options.accept_leaks else []
-    options.assignments += [] if options.folds is None else [f"folds={options.folds}"]
+    options.assignments += [
+        *(["accept_leaks=true"] if options.accept_leaks else []),
+        *([] if options.folds is None else [f"folds={options.folds}"]),
+    ]
     layers = layers_of("plans", options.config, options.assignments)
     settings.resolve(Plan, layers)  # before anything heavy is loaded
     uri = tracking_uri()
     refuse_no_folder(options.dataset)
+    _name_compiled_place()
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
-    from pipeline.train.cross import assist_folds, cross_validate
-    from pipeline.train.plan.room import batch_place, refuse_without_room
-    from pipeline.train.run import Place, assist, train
+    from pipeline.train.cross import assist_folds
+    from pipeline.train.run import Place, assist
     from pipeline.train.world import close_world, open_world
 
     check_uri(uri)
@@ -119,7 +122,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     info = dataset.info
     rank, size = _place_in_world()
     if not options.config:
-        layers = [_planned(options, dataset, (rank, size), console), *layers]
+        layers = [planned(options, dataset, (rank, size), console), *layers]
     plan = settings.resolve(Plan, layers)
     experiment, resume = options.experiment or info.name, ""
     state = (options.state or _default_state(uri)).absolute()
@@ -131,77 +134,34 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if not world.is_first:
             (assist_folds if plan.folds else assist)(dataset, plan, world)
             _leave(world)
-        refuse_without_room(plan, dataset, world, _processes_here(size), batch_place(layers))
-        name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
-        place = Place(uri, experiment, name.strip(), state, resume)
+        place = Place(
+            uri, experiment, options.name or "", state, resume, images=not options.no_images
+        )
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
-        if plan.folds:
-            crossed = cross_validate(dataset, plan, place, world, console.progress, console.say)
-        else:
-            trained = train(dataset, plan, place, world, console.progress, console.say)
+        with placed(layers):
+            answer = _carry_out(dataset, plan, place, world, console)
     finally:
         close_world(world)
-    if plan.folds:
-        console.result(folds_text(crossed, info, uri), folds_tree(crossed, info, uri, experiment))
-    else:
-        console.result(_text(trained, uri, options.dataset), _tree(trained, uri, experiment))
+    console.result(*answer)
     return 0
 
 
-def _planned(
-    options: argparse.Namespace, dataset: "Dataset", place: tuple[int, int], console: Console
-) -> settings.Layer:
-    """Return DATASET/plan.yaml as a layer; the first process makes it if there is none."""
-    from pipeline.train.plan.write import PLAN_FILE, inspect
+def _carry_out(
+    dataset: "Dataset", plan: Plan, place: "Place", world: "World", console: Console
+) -> tuple[str, dict[str, Any]]:
+    """Train, or cross-validate, and return what is printed: for a person, and as JSON."""
+    from pipeline.train.cross import cross_validate
+    from pipeline.train.plan.room import refuse_without_room
+    from pipeline.train.run import train
 
-    path = options.dataset / PLAN_FILE
-    rank, size = place
-    if options.resume and (not options.assignments or not path.exists()):
-        return settings.Layer({})  # it goes on by its own plan
-    if not path.exists() and rank > 0:
-        _wait_for(path)
-    elif not path.exists():
-        console.say(f"no {path}: making it, as `hilum plan {options.dataset}` does ...")
-        layer = _make_plan(dataset, path, size, console)
-        if layer is not None:
-            return layer
-    elif inspect(path).dataset not in ("", dataset.info.content_sha256[:16]):
-        console.say(
-            f"note: {path} was made for other images; to make it anew: hilum plan {options.dataset}"
-        )
-    return settings.from_file(path)
+    refuse_without_room(plan, dataset, world, _processes_here(world.size))
 
-
-def _make_plan(
-    dataset: "Dataset", path: Path, size: int, console: Console
-) -> settings.Layer | None:
-    """Write the plan; return it as a layer where the folder can't be written to."""
-    from pipeline.train.plan.make import Request, make_plan
-    from pipeline.train.plan.write import summary, write_plan
-
-    made = make_plan(dataset, Request(settings.Layer({})))
-    console.say(summary(made.estimate))
-    try:
-        write_plan(path, made.text, made.fingerprint)
-    except UsageError as error:
-        if size > 1:  # the others wait for it
-            raise
-        console.say(f"note: {path} {error.what}; the plan is in the run only")
-        return settings.from_text(made.text, str(path))
-    return None
-
-
-def _wait_for(path: Path) -> None:
-    """Wait until the first process has written the plan, which appears whole."""
-    end = time.monotonic() + PLAN_WAIT_S
-    while not path.exists():
-        if time.monotonic() > end:
-            raise UsageError(
-                "the first process has not written the plan",
-                where=path,
-                mend="make it first: hilum plan DATASET; every machine must see the same file",
-            )
-        time.sleep(0.1)
+    info, uri, experiment = dataset.info, place.uri, place.experiment
+    if plan.folds:
+        crossed = cross_validate(dataset, plan, place, world, console.progress, console.say)
+        return folds_text(crossed, info, uri), folds_tree(crossed, info, uri, experiment)
+    trained = train(dataset, plan, place, world, console.progress, console.say)
+    return _text(trained, uri, dataset.folder), _tree(trained, uri, experiment)
 
 
 def _processes_here(size: int) -> int:
@@ -256,6 +216,12 @@ def _plan_of(
     plan = given if options.config or options.assignments else begun.plan
     refuse_changes(begun, plan, info, size)
     return plan
+
+
+def _name_compiled_place() -> None:
+    # torch.compile's own place is below /tmp, where others could put code that we would load
+    place = Path.home() / ".hilum" / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
 
 
 def _place_in_world() -> tuple[int, int]:
