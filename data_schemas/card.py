@@ -38,6 +38,22 @@ class OperatingPoint(Part):
     positives: int = Field(ge=0)
     sensitivity: float = Field(ge=0, le=1, description="at `high`, on the calibration split")
     specificity: float = Field(ge=0, le=1, description="at `high`, on the calibration split")
+    effective_positives: float = Field(
+        default=0.0,
+        ge=0,
+        description="as how many independent images the positive ones count: patients have several "
+        "(design effect, Kish 1965); 0: not worked out",
+    )
+    effective_negatives: float = Field(default=0.0, ge=0)
+    coverage: float | None = Field(
+        default=None, ge=0, le=1, description="share of calibration images outside low..high"
+    )
+    risk: float | None = Field(
+        default=None, ge=0, le=1, description="share of wrong answers among those"
+    )
+    band_positives: int | None = Field(
+        default=None, ge=0, description="positive images between low and high"
+    )
     note: str = ""
 
 
@@ -50,6 +66,21 @@ class Interval(Part):
     method: str = ""
     numerator: int | None = None
     denominator: int | None = None
+
+
+class PrevalenceRow(Part):
+    """What a prior correction of one label's probabilities makes of a split (Saerens et al. 2002)."""
+
+    label: str
+    prior: Literal["as calibrated", "estimated", "stated"] = Field(
+        description="estimated: from the split's scores without its labels; stated: by the user"
+    )
+    prevalence: float = Field(ge=0, le=1, description="that the probabilities are meant for")
+    ece: float | None
+    log_loss: float | None
+    sensitivity: float | None = Field(description="with the threshold left where it is")
+    specificity: float | None
+    positive: int = Field(ge=0, description="images at or above the threshold")
 
 
 class Evaluation(Part):
@@ -70,7 +101,28 @@ class Evaluation(Part):
     confusion: dict[str, tuple[tuple[int, ...], ...]] = Field(
         description="per label: rows are the truth, columns the answer"
     )
+    prevalence: tuple[PrevalenceRow, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+class ExportCheck(Part):
+    """The exported graph against the network it came from, on images of the data set."""
+
+    precision: str = Field(description="the graph's, as it is served")
+    split: str = Field(description="where the images are from; they don't travel in the package")
+    images: int = Field(ge=0)
+    max_logit_difference: float = Field(ge=0)
+    max_probability_difference: float = Field(ge=0, description="calibrated, any label and class")
+    changed_verdicts: int = Field(ge=0)
+    near_threshold: int = Field(
+        ge=0, description="images within 1e-4 of a threshold; their verdicts are equal, too"
+    )
+    from_bytes: int = Field(
+        default=0, ge=0, description="images that went as PNG files through the served road"
+    )
+    refused_bytes: dict[str, int] = Field(
+        default_factory=dict, description="of further ones: reason -> files, refused on both sides"
+    )
 
 
 class Card(Document):
@@ -101,6 +153,7 @@ class Card(Document):
     onnx_max_logit_difference: float = Field(
         ge=0, description="ONNX Runtime against torch on the verification images"
     )
+    checks: tuple[ExportCheck, ...] = ()
     weights_licence: str = ""
     evaluation: Evaluation | None = None
     notes: tuple[str, ...] = ()

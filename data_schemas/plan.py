@@ -1,8 +1,8 @@
 """The Plan: everything that decides a training run, and nothing else."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_schemas.document import Document, Part
 
@@ -108,7 +108,12 @@ class Augmentation(Part):
 class OperatingRule(Part):
     """How thresholds are chosen on the calibration split."""
 
-    rule: Literal["sensitivity", "specificity", "youden", "two_thresholds"] = Field(
+    name: str = Field(
+        default="default",
+        pattern=r"^[a-z][a-z0-9_]*$",
+        description="of the operating point; `default` gives the verdict",
+    )
+    rule: Literal["sensitivity", "specificity", "youden", "cost", "two_thresholds"] = Field(
         default="sensitivity",
         description="sensitivity/specificity: one-sided 95 % Clopper-Pearson bound reaches the target",
     )
@@ -116,6 +121,16 @@ class OperatingRule(Part):
     target_specificity: float = Field(
         default=0.85, gt=0, lt=1, description="of the upper one of two_thresholds"
     )
+    cost_false_alarm: float = Field(
+        default=1.0, gt=0, description="rule cost: of calling a negative image positive"
+    )
+    cost_miss: float = Field(
+        default=1.0, gt=0, description="rule cost: of calling a positive image negative"
+    )
+
+
+RULE_OUT = OperatingRule(name="rule_out", rule="sensitivity", target=0.9)
+RULE_IN = OperatingRule(name="rule_in", rule="specificity", target=0.9)
 
 
 class Plan(Document):
@@ -145,9 +160,22 @@ class Plan(Document):
         description="cross-validation by patient in so many folds; 0: the data set's own splits",
     )
     operating: OperatingRule = OperatingRule()
+    points: tuple[OperatingRule, ...] = Field(
+        default=(RULE_OUT, RULE_IN),
+        description="further operating points, by name; one that the split can't show is left out",
+    )
     seed: int = Field(default=0, ge=0)
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(default=0, ge=0, description="0: all cores this process may use")
     accept_leaks: bool = Field(
         default=False, description="train on splits that leak; run and card say so"
     )
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        names = [self.operating.name, *(rule.name for rule in self.points)]
+        if self.operating.name != "default":
+            raise ValueError("the rule of `operating` is named `default`; others go to `points`")
+        if len(set(names)) < len(names):
+            raise ValueError(f"operating points are named once each, got {', '.join(names)}")
+        return self

@@ -56,6 +56,9 @@ class EvidenceMap(Part):
 
     label: str
     class_index: int
+    or_later: bool = Field(
+        default=False, description="of grades: the logit is that of this class or a later one"
+    )
     values: tuple[tuple[float, ...], ...] = Field(description="[h][w], contributions to the logit")
     bias: float
     logit: float

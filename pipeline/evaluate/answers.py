@@ -25,10 +25,12 @@ class LabelAnswers:
     """One label of a split: truth and answer of every image whose label is known."""
 
     output: Output
-    point: OperatingPoint | None
+    point: OperatingPoint | None  # the default one
+    points: tuple[OperatingPoint, ...]  # all of them
     truth: NDArray[np.int64]  # class, [N]
     positive: NDArray[np.int64]  # 1 where the class counts as positive, [N]
     probability: NDArray[np.float64]  # calibrated, of being positive, [N]
+    uncalibrated: NDArray[np.float64]  # the same before temperature and shift, [N]
     classes: NDArray[np.float64]  # calibrated, [N, classes]
     answer: NDArray[np.int64]  # class answered, [N]
     rows: NDArray[np.int64]  # which images of the split these are, [N]
@@ -40,7 +42,7 @@ class LabelAnswers:
 
     @property
     def exclusive(self) -> bool:
-        """Return whether the label has exclusive classes (softmax) and not one yes or no."""
+        """Return whether the label has exclusive classes and not one yes or no."""
         return len(self.output.columns) > 1
 
 
@@ -145,7 +147,7 @@ def without(answers: SplitAnswers, left_out: NDArray[np.bool_]) -> SplitAnswers:
     labels = []
     for label in answers.labels:
         own = np.flatnonzero(~left_out[label.rows])
-        arrays = ("truth", "positive", "probability", "classes", "answer")
+        arrays = ("truth", "positive", "probability", "uncalibrated", "classes", "answer")
         fewer = {name: getattr(label, name)[own] for name in arrays}
         labels.append(replace(label, rows=place[label.rows[own]], **fewer))
     return replace(
@@ -169,9 +171,10 @@ def answers_of(
     truth, logits = np.asarray(truth)[rows], logits[rows]
     classes = decision.probabilities(card, logits)[output.label]
     probability = decision.positive_probability(card, output.label, logits)
+    plain = output.model_copy(update={"temperature": 1.0, "shift": ()})
     point = decision.point_of(card, output.label)
     if len(output.columns) > 1:
-        answer = np.argmax(classes, axis=1)
+        answer = decision.classes_of(output, logits)
     else:
         yes = probability >= (0.5 if point is None else point.high)
         (positive,) = output.positive_classes
@@ -179,9 +182,11 @@ def answers_of(
     return LabelAnswers(
         output=output,
         point=point,
+        points=decision.points_of(card, output.label),
         truth=truth.astype(np.int64),
         positive=np.isin(truth, output.positive_classes).astype(np.int64),
         probability=probability,
+        uncalibrated=decision.of_positive(plain, logits),
         classes=classes,
         answer=answer.astype(np.int64),
         rows=rows,

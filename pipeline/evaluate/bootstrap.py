@@ -1,16 +1,18 @@
-"""Intervals of ROC areas by resampling patients: two eyes of one person are not two observations.
+"""Intervals by resampling patients: two eyes of one person are not two observations.
 
 Scores are sorted once; a replicate is one ``bincount`` of the drawn patients and one cumulative
 sum of integer weights, so that ties are exact and 2,000 replicates of a test split take a moment.
 """
 
 import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_schemas.card import Interval
 from data_schemas.errors import UsageError
-from pipeline.evaluate.statistics import AucInterval, Floats, Integers, auc
+from pipeline.evaluate.statistics import AucInterval, Floats, Integers, auc, known
 
 REPLICATES = 2000
 
@@ -76,27 +78,59 @@ def patient_bootstrap(
     if math.isnan(point):
         return AucInterval(point, point, point, point, method, "undefined: a class is missing")
     kernels = [_Kernel(own, column) for own, column in columns]
-    generator = np.random.default_rng(seed)
-    strata, patient_of_image, count = _strata(truth, patients)
-    areas = np.empty(replicates)
-    for index in range(replicates):
-        drawn = np.concatenate([generator.choice(s, s.size) for s in strata])
-        weights = np.bincount(drawn, minlength=count)[patient_of_image]
-        areas[index] = np.mean([kernel.auc(weights) for kernel in kernels])
+    strata = highest_labels(truth, patients)
+    draws = patient_draws(patients, replicates=replicates, seed=seed, strata=strata)
+    areas = np.array([np.mean([kernel.auc(own) for kernel in kernels]) for own in draws])
     return _percentiles(point, areas, method)
 
 
-def _strata(
-    labels: Integers, patients: NDArray[np.str_]
-) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], int]:
+def patient_draws(
+    patients: NDArray[np.str_],
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    strata: Integers | None = None,
+) -> Iterator[NDArray[np.int64]]:
+    """Yield ``replicates`` times how often each image stands in a draw of patients, [N].
+
+    Patients are drawn with replacement: all together, or within ``strata``, which has one number for
+    each distinct patient in sorted order (:func:`highest_labels`).
+    """
+    names, patient_of_image = np.unique(patients, return_inverse=True)
+    kinds = np.zeros(names.size, np.int64) if strata is None else np.asarray(strata)
+    groups = [np.flatnonzero(kinds == value) for value in np.unique(kinds)]
+    generator = np.random.default_rng(seed)
+    for _ in range(replicates):
+        drawn = np.concatenate([generator.choice(group, group.size) for group in groups])
+        yield np.bincount(drawn, minlength=names.size)[patient_of_image]
+
+
+def highest_labels(labels: Integers, patients: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Return the highest label of each distinct patient, in sorted order."""
     names, patient_of_image = np.unique(patients, return_inverse=True)
     highest = np.zeros(names.size, dtype=np.int64)
     np.maximum.at(highest, patient_of_image, labels)
-    return (
-        [np.flatnonzero(highest == value) for value in np.unique(highest)],
-        patient_of_image,
-        names.size,
-    )
+    return highest
+
+
+def plain_interval(
+    value: float, statistic: Callable[[NDArray[np.int64]], float], patients: NDArray[np.str_]
+) -> Interval:
+    """Return a statistic with the 2.5th and 97.5th percentile of its values in draws of patients.
+
+    ``statistic`` gets how often each image stands in a draw, [N].
+    """
+    found = np.array([statistic(weights) for weights in patient_draws(patients)])
+    return percentiles(value, found, f"patient bootstrap, {REPLICATES} draws")
+
+
+def percentiles(value: float, found: Floats, method: str) -> Interval:
+    """Return a value with the 2.5th and 97.5th percentile of ``found``; ``nan`` there is left out."""
+    usable = found[np.isfinite(found)]
+    if not math.isfinite(value) or usable.size < found.size / 2:
+        return Interval(value=known(value), method=f"{method}: no interval")
+    low, high = np.quantile(usable, (0.025, 0.975))
+    return Interval(value=value, low=float(low), high=float(high), method=method)
 
 
 def _percentiles(point: float, areas: Floats, method: str) -> AucInterval:

@@ -56,29 +56,27 @@ def roc(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
 
 
 def reliability(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
-    """Draw observed share against probability for the primary label, with exact intervals."""
+    """Draw observed share against probability for the primary label, with exact intervals.
+
+    The bins are those of the headline error, of as many images each; hollow: before calibration.
+    """
     label = answers.of_primary()
     figure, (axes,) = _panels(1, 5.6)
-    mean, share, counts = statistics.calibration_bins(label.positive, label.probability)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    style: dict[str, Any] = {"color": GREY, "mfc": "white", "markersize": 4}
+    mean, share, counts = statistics.calibration_bins(label.positive, label.uncalibrated)
+    filled = counts > 0
+    axes.plot(mean[filled], share[filled], "o", label="before calibration", **style)
+    mean, share, counts = statistics.calibration_bins(label.positive, label.probability)
+    name = "calibrated, 95 % exact"
     for at, observed, count in zip(mean, share, counts, strict=True):
         if not count:
             continue
         low, high = statistics.clopper_pearson(round(observed * count), int(count))
         axes.plot([at, at], [low, high], color=COLOURS[0], linewidth=1)
-        axes.plot(at, observed, "o", color=COLOURS[0], markersize=5)
-        above = high < 0.93
-        axes.annotate(
-            f"{count}",
-            (at, high if above else low),
-            (0, 4 if above else -4),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-            fontsize=7,
-            color="#444444",
-        )
-    ece = evaluation.statistics[f"ece/{label.label}"].value
+        axes.plot(at, observed, "o", color=COLOURS[0], markersize=5, label=name)
+        name = ""
+    filled_counts = counts[counts > 0]
     axes.set(
         xlabel=f"calibrated probability of {label.label}",
         ylabel="observed share",
@@ -86,12 +84,27 @@ def reliability(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
         ylim=(-0.02, 1.02),
     )
     axes.set_aspect("equal")
-    axes.set_title(
-        f"Reliability, {_counts(answers)}; ECE {'undefined' if ece is None else f'{ece:.3f}'}\n"
-        "numbers: images in the bin; bars: 95 % exact",
-        fontsize=10,
-    )
+    axes.set_title(f"Reliability, {_counts(answers)}\n{_errors(label, evaluation)}", fontsize=10)
+    if filled_counts.size:
+        few, many = int(filled_counts.min()), int(filled_counts.max())
+        images = f"{few}" if few == many else f"{few} to {many}"
+        title = f"{filled_counts.size} bins of {images} images"
+        axes.legend(loc="lower right", fontsize=8, title=title, title_fontsize=8)
     return figure
+
+
+def _errors(label: LabelAnswers, evaluation: Evaluation) -> str:
+    found = {
+        name: evaluation.statistics[f"{name}/{label.label}"]
+        for name in ("ece", "ece_before", "ece_perfect")
+    }
+    if found["ece"].value is None:
+        return "ECE undefined"
+    plain = {name: f"{interval.value:.3f}" for name, interval in found.items()}
+    return (
+        f"ECE {with_interval(found['ece'])}; {plain['ece_before']} before, "
+        f"{plain['ece_perfect']} by chance alone"
+    )
 
 
 def confusion(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":

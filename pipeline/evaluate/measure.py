@@ -5,11 +5,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from data_schemas.card import Evaluation, Interval
+from data_schemas.card import Evaluation, Interval, OperatingPoint
 from data_schemas.dataset import DatasetInfo
 from pipeline.evaluate import statistics
 from pipeline.evaluate.answers import LabelAnswers, SplitAnswers, without
-from pipeline.evaluate.bootstrap import patient_bootstrap
+from pipeline.evaluate.bootstrap import patient_bootstrap, plain_interval
+from pipeline.evaluate.measure_calibration import calibration_figures, prevalence_figures
 from pipeline.evaluate.statistics import AucInterval
 
 NEAR = 1e-4
@@ -21,14 +22,17 @@ def measure(
     info: DatasetInfo,
     package_sha256: str,
     copies: NDArray[np.bool_] | None = None,
+    prevalence: float | None = None,
 ) -> Evaluation:
     """Return the figures of a split.
 
     Keys of ``statistics``: ``auc/LABEL`` (DeLong; of the positive classes against the rest),
     ``auc_by_patient/LABEL`` (patients resampled), ``sensitivity/LABEL`` and ``specificity/LABEL``
-    at the frozen operating point, ``accuracy/LABEL``, ``brier/LABEL``, ``ece/LABEL``,
-    ``indeterminate/LABEL`` where an operating point has two thresholds, and ``auc/official`` and
-    ``accuracy/official`` as MedMNIST scores them. What the split doesn't define is ``None`` with a
+    at the frozen operating point, ``sensitivity_NAME/LABEL`` and ``specificity_NAME/LABEL`` at
+    further ones, ``accuracy/LABEL``, ``brier/LABEL``, ``kappa/LABEL`` of grades, calibration as
+    :func:`~pipeline.evaluate.measure_calibration.calibration_figures` says, where an operating point
+    has two thresholds ``indeterminate/LABEL`` and of the others ``risk/LABEL``, and ``auc/official``
+    and ``accuracy/official`` as MedMNIST scores them. What the split doesn't define is ``None`` with a
     note. A label's figures are of the images whose label is known.
 
     Parameters
@@ -37,13 +41,17 @@ def measure(
         Which images of the split have copies in other splits, [N]; ``None``: nobody has looked. If
         there are any, ``auc_without_copies/...`` and ``accuracy_without_copies/...`` stand beside
         each label's and the official figures.
+    prevalence
+        Of the primary label where the images are from, if somebody knows it.
     """
     found: dict[str, Interval] = {}
     notes: list[str] = []
+    scales = {label.name for label in info.labels if label.kind == "ordinal"}
     for label in answers.labels:
-        found |= _of_label(label, answers, notes)
+        found |= _of_label(label, answers, notes, ordinal=label.label in scales)
     found |= _official(answers, notes)
     found |= _without_copies(answers, copies, notes)
+    rows = prevalence_figures(answers, prevalence, notes)
     notes += _left_out(answers)
     patients = int(np.unique(answers.patients).size)
     if patients < answers.indices.size:
@@ -73,11 +81,14 @@ def measure(
             )
             for label in answers.labels
         },
+        prevalence=rows,
         notes=tuple(notes),
     )
 
 
-def _of_label(answers: LabelAnswers, split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:
+def _of_label(
+    answers: LabelAnswers, split: SplitAnswers, notes: list[str], *, ordinal: bool
+) -> dict[str, Interval]:
     name = answers.label
     areas = {
         f"auc/{name}": statistics.delong(answers.positive, answers.probability),
@@ -92,11 +103,23 @@ def _of_label(answers: LabelAnswers, split: SplitAnswers, notes: list[str]) -> d
     values = answers.classes if answers.exclusive else answers.probability
     truth = answers.truth if answers.exclusive else answers.positive
     found[f"brier/{name}"] = _plain(statistics.brier(truth, values), "mean squared difference")
-    found[f"ece/{name}"] = _plain(
-        statistics.expected_calibration_error(answers.positive, answers.probability),
-        "10 bins of equal width",
-    )
+    found |= calibration_figures(answers, split, notes)
+    if ordinal:
+        found[f"kappa/{name}"] = _kappa(answers, split.patients[answers.rows])
     return found
+
+
+def _kappa(answers: LabelAnswers, patients: NDArray[np.str_]) -> Interval:
+    """Return Cohen's kappa with quadratic weights, of patients resampled."""
+    classes = len(answers.output.classes)
+    cells = answers.truth * classes + answers.answer
+
+    def of(weights: NDArray[np.int64]) -> float:
+        counts = np.bincount(cells, weights=weights, minlength=classes * classes)
+        return statistics.quadratic_kappa(counts.reshape(classes, classes).astype(np.int64))
+
+    found = plain_interval(of(np.ones(cells.size, np.int64)), of, patients)
+    return found.model_copy(update={"method": f"quadratic weights; {found.method}"})
 
 
 def _without_copies(
@@ -144,26 +167,43 @@ def _at_operating_point(answers: LabelAnswers, notes: list[str]) -> dict[str, In
     if point is None:
         notes.append(f"{name} has no operating point: no sensitivity, no specificity")
         return {}
-    called = answers.probability >= point.high
-    diseased = answers.positive == 1
-    found = {
-        f"sensitivity/{name}": statistics.proportion(
-            int((called & diseased).sum()), int(diseased.sum())
-        ),
-        f"specificity/{name}": statistics.proportion(
-            int((~called & ~diseased).sum()), int((~diseased).sum())
-        ),
-    }
+    found = {f"{key}/{name}": interval for key, interval in _at(answers, point).items()}
     for key, interval in found.items():
         if interval.value is None:
             notes.append(f"{key}: undefined: a class is missing")
+    for other in answers.points:
+        if other.name != point.name:
+            more = _at(answers, other)
+            found |= {f"{key}_{other.name}/{name}": value for key, value in more.items()}
     if point.low < point.high:
-        between = (answers.probability >= point.low) & ~called
-        found[f"indeterminate/{name}"] = statistics.proportion(int(between.sum()), between.size)
+        found |= {f"{key}/{name}": value for key, value in _band(answers, point).items()}
     near = int((np.abs(answers.probability - point.high) <= NEAR).sum())
     if near:
         notes.append(f"{name}: {near} images lie within {NEAR:g} of the threshold")
     return found
+
+
+def _at(answers: LabelAnswers, point: OperatingPoint) -> dict[str, Interval]:
+    called, diseased = answers.probability >= point.high, answers.positive == 1
+    hit, spared = int((called & diseased).sum()), int((~called & ~diseased).sum())
+    return {
+        "sensitivity": statistics.proportion(hit, int(diseased.sum())),
+        "specificity": statistics.proportion(spared, int((~diseased).sum())),
+    }
+
+
+def _band(answers: LabelAnswers, point: OperatingPoint) -> dict[str, Interval]:
+    """Return how many stay without an answer, and how many of the others are wrong."""
+    called, spared = answers.probability >= point.high, answers.probability < point.low
+    diseased, between = answers.positive == 1, ~called & ~spared
+    wrong = int(((called & ~diseased) | (spared & diseased)).sum())
+    return {
+        "indeterminate": statistics.proportion(int(between.sum()), between.size),
+        "risk": statistics.proportion(wrong, int((~between).sum())),
+        "indeterminate_diseased": statistics.proportion(
+            int((between & diseased).sum()), int(between.sum())
+        ),
+    }
 
 
 def _official(split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:

@@ -3,16 +3,23 @@
 An image is positive when its calibrated probability is at or above the threshold. A threshold
 stands midway between two neighbouring probabilities of the calibration split, so that rounding in
 another runtime doesn't turn an image over. Rules: target with a one-sided 95 % Clopper-Pearson
-lower bound, Youden's index, two thresholds. A target that the split can't support falls back to
-Youden's index, and ``OperatingPoint.note`` says so.
+lower bound, Youden's index, two thresholds; with rule ``cost`` the threshold follows from the costs
+alone. A target that the split can't support falls back to Youden's index, and
+``OperatingPoint.note`` says so.
+
+Two eyes of one person are not two observations: bounds count as many independent images as the
+design effect leaves (:func:`design_effect`).
 """
 
+import bisect
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from data_schemas.card import OperatingPoint
 from data_schemas.errors import UsageError
@@ -21,6 +28,7 @@ from pipeline.evaluate.statistics import clopper_pearson_lower
 
 CONFIDENCE = 0.95
 FALLBACK_THRESHOLD = 0.5
+INSTEAD = ": Youden's index instead, optimistic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,21 @@ class _Candidates:
     spared: NDArray[np.int64]  # negatives below each threshold
     positives: int
     negatives: int
+    effects: tuple[float, float] = (1.0, 1.0)  # design effects of positives and of negatives
+
+    def needed(self, target: float, *, of_positives: bool) -> int:
+        """Return how many must be right for the one-sided bound of their share to reach a target.
+
+        One more than there are if all of them don't suffice.
+        """
+        total, effect = (
+            (self.positives, self.effects[0]) if of_positives else (self.negatives, self.effects[1])
+        )
+        return bisect.bisect_left(
+            range(total + 1),
+            target,
+            key=lambda count: clopper_pearson_lower(count / effect, total / effect, CONFIDENCE),
+        )
 
     def point(self, index: int) -> tuple[float, float, float]:
         """Return threshold, sensitivity and specificity."""
@@ -48,6 +71,7 @@ def choose(
     rule: OperatingRule,
     *,
     label: str,
+    patients: NDArray[np.str_] | None = None,
 ) -> OperatingPoint:
     """Choose the operating point of one label on the calibration split.
 
@@ -61,6 +85,8 @@ def choose(
         What to reach.
     label
         Its name, for the card.
+    patients
+        Whose images these are, [N]; ``None``: each of another patient.
 
     Raises
     ------
@@ -70,12 +96,114 @@ def choose(
     truth, values = _checked(labels, probabilities)
     positives = int(truth.sum())
     if positives in (0, truth.size):
-        return _undefined(truth.size, positives, label)
-    candidates = _candidates(truth, values)
-    if rule.rule == "two_thresholds":
-        return _two(candidates, rule, label)
-    index, name, note = _one(candidates, rule)
-    return _described(candidates, index, index, name, note, label)
+        return _undefined(truth.size, positives, label, rule.name)
+    effects = (1.0, 1.0)
+    if patients is not None:
+        of_class = [truth == 1, truth == 0]
+        effects = (
+            design_effect(values[of_class[0]], patients[of_class[0]]),
+            design_effect(values[of_class[1]], patients[of_class[1]]),
+        )
+    candidates = replace(_candidates(truth, values), effects=effects)
+    if rule.rule == "cost":
+        found = _by_cost(truth, values, rule)
+    elif rule.rule == "two_thresholds":
+        found = _two(candidates, rule)
+    else:
+        index, name, note = _one(candidates, rule)
+        found = _described(candidates, index, index, name, note)
+    more = {
+        "label": label,
+        "name": rule.name,
+        "effective_positives": positives / effects[0],
+        "effective_negatives": (truth.size - positives) / effects[1],
+        **_band(truth, values, found),
+    }
+    return found.model_copy(update=more)
+
+
+def further(
+    labels: NDArray[np.integer[Any]],
+    probabilities: NDArray[np.floating[Any]],
+    rules: Iterable[OperatingRule],
+    *,
+    label: str,
+    patients: NDArray[np.str_] | None = None,
+) -> tuple[tuple[OperatingPoint, ...], tuple[str, ...]]:
+    """Choose further, named points; return those that the split shows, and why others are left out.
+
+    A point of such a name as ``rule_out`` is relied upon, so that no other rule may stand in for it.
+    """
+    found, notes = [], []
+    for rule in rules:
+        point = choose(labels, probabilities, rule, label=label, patients=patients)
+        if _stands(point, rule):
+            found.append(point)
+        else:
+            notes.append(f"no point `{rule.name}`: {point.note.removesuffix(INSTEAD)}")
+    return tuple(found), tuple(notes)
+
+
+def design_effect(scores: NDArray[np.floating[Any]], patients: NDArray[np.str_]) -> float:
+    """Return by how much images of the same patients count less than independent ones, >= 1.
+
+    1 + (m - 1) r (Kish 1965): r is the correlation of scores within patients, by analysis of
+    variance, at least 0; m is the mean over images of how many images their patient has. Scores
+    are ranked first: only their order decides what lies above a threshold.
+
+    Parameters
+    ----------
+    scores, patients
+        Of the images of one class, [N].
+    """
+    _, place, sizes = np.unique(np.asarray(patients), return_inverse=True, return_counts=True)
+    images, groups = place.size, sizes.size
+    if groups < 2 or groups == images:
+        return 1.0
+    ranks = rankdata(np.asarray(scores, dtype=np.float64))
+    means = np.bincount(place, weights=ranks) / sizes
+    within = float(np.sum((ranks - means[place]) ** 2)) / (images - groups)
+    between = float(np.sum(sizes * (means - ranks.mean()) ** 2)) / (groups - 1)
+    usual = (images - float(np.sum(sizes**2)) / images) / (groups - 1)
+    spread = between + (usual - 1) * within
+    alike = max((between - within) / spread, 0.0) if spread > 0 else 0.0
+    return 1.0 + (float(np.sum(sizes**2)) / images - 1.0) * min(alike, 1.0)
+
+
+def _stands(point: OperatingPoint, rule: OperatingRule) -> bool:
+    """Return whether a point follows its rule, and not one that stood in for it."""
+    return point.rule != "none" and (rule.rule == "youden") == (point.rule == "youden")
+
+
+def _band(
+    truth: NDArray[np.int64], values: NDArray[np.float64], point: OperatingPoint
+) -> dict[str, float | int]:
+    if point.low == point.high:
+        return {}
+    called, spared = values >= point.high, values < point.low
+    decided = called | spared
+    wrong = (called & (truth == 0)) | (spared & (truth == 1))
+    count = int(decided.sum())
+    risk = {"risk": int(wrong.sum()) / count} if count else {}
+    return {"coverage": count / truth.size, "band_positives": int(truth[~decided].sum()), **risk}
+
+
+def _by_cost(
+    truth: NDArray[np.int64], values: NDArray[np.float64], rule: OperatingRule
+) -> OperatingPoint:
+    """Return the threshold of least expected cost, which follows from calibrated probabilities."""
+    threshold = rule.cost_false_alarm / (rule.cost_false_alarm + rule.cost_miss)
+    called, positives = values >= threshold, int(truth.sum())
+    return OperatingPoint(
+        label="",
+        rule=f"cost: a miss {rule.cost_miss:g}, a false alarm {rule.cost_false_alarm:g}",
+        low=threshold,
+        high=threshold,
+        images=truth.size,
+        positives=positives,
+        sensitivity=int((called & (truth == 1)).sum()) / positives,
+        specificity=int((~called & (truth == 0)).sum()) / (truth.size - positives),
+    )
 
 
 def _one(candidates: _Candidates, rule: OperatingRule) -> tuple[int, str, str]:
@@ -85,25 +213,25 @@ def _one(candidates: _Candidates, rule: OperatingRule) -> tuple[int, str, str]:
     reach = _sensitivity if of_sensitivity else _specificity
     index = reach(candidates, rule.target)
     if index is None:
-        total = candidates.positives if of_sensitivity else candidates.negatives
-        return _youden(candidates), "youden", _unsupported(rule.rule, rule.target, total)
+        note = _unsupported(candidates, rule.rule, rule.target)
+        return _youden(candidates), "youden", note
     return index, _named(rule.rule, rule.target), _degenerate(index)
 
 
-def _two(candidates: _Candidates, rule: OperatingRule, label: str) -> OperatingPoint:
+def _two(candidates: _Candidates, rule: OperatingRule) -> OperatingPoint:
     lower = _sensitivity(candidates, rule.target)
     upper = _specificity(candidates, rule.target_specificity)
     if lower is None or upper is None:
         missing = [
-            _unsupported(*fact)
-            for index, fact in (
-                (lower, ("sensitivity", rule.target, candidates.positives)),
-                (upper, ("specificity", rule.target_specificity, candidates.negatives)),
+            _unsupported(candidates, what, target)
+            for index, what, target in (
+                (lower, "sensitivity", rule.target),
+                (upper, "specificity", rule.target_specificity),
             )
             if index is None
         ]
         index = _youden(candidates)
-        return _described(candidates, index, index, "youden", "; ".join(missing), label)
+        return _described(candidates, index, index, "youden", "; ".join(missing))
     name = (
         f"{_named('sensitivity', rule.target)} below, "
         f"{_named('specificity', rule.target_specificity)} above"
@@ -111,27 +239,22 @@ def _two(candidates: _Candidates, rule: OperatingRule, label: str) -> OperatingP
     if upper <= lower:
         # the lower threshold already spares enough negatives: nothing is left between the two
         note = "one threshold meets both targets"
-        return _described(candidates, lower, lower, name, note, label)
-    return _described(candidates, lower, upper, name, "", label)
+        return _described(candidates, lower, lower, name, note)
+    return _described(candidates, lower, upper, name, "")
 
 
 def _sensitivity(candidates: _Candidates, target: float) -> int | None:
     """Return the highest threshold whose bound on sensitivity reaches the target."""
-    # the bound falls with the threshold, so the first hit from above is the highest
-    for index in range(candidates.thresholds.size - 1, -1, -1):
-        count = int(candidates.found[index])
-        if clopper_pearson_lower(count, candidates.positives, CONFIDENCE) >= target:
-            return index
-    return None
+    needed = candidates.needed(target, of_positives=True)
+    reaching = np.flatnonzero(candidates.found >= needed)
+    return int(reaching[-1]) if reaching.size else None
 
 
 def _specificity(candidates: _Candidates, target: float) -> int | None:
     """Return the lowest threshold whose bound on specificity reaches the target."""
-    for index in range(candidates.thresholds.size):
-        count = int(candidates.spared[index])
-        if clopper_pearson_lower(count, candidates.negatives, CONFIDENCE) >= target:
-            return index
-    return None
+    needed = candidates.needed(target, of_positives=False)
+    reaching = np.flatnonzero(candidates.spared >= needed)
+    return int(reaching[0]) if reaching.size else None
 
 
 def _youden(candidates: _Candidates) -> int:
@@ -157,11 +280,11 @@ def _candidates(truth: NDArray[np.int64], values: NDArray[np.float64]) -> _Candi
 
 
 def _described(
-    candidates: _Candidates, lower: int, upper: int, rule: str, note: str, label: str
+    candidates: _Candidates, lower: int, upper: int, rule: str, note: str
 ) -> OperatingPoint:
     high, sensitivity, specificity = candidates.point(upper)
     return OperatingPoint(
-        label=label,
+        label="",
         rule=rule,
         low=candidates.point(lower)[0],
         high=high,
@@ -173,10 +296,11 @@ def _described(
     )
 
 
-def _undefined(images: int, positives: int, label: str) -> OperatingPoint:
+def _undefined(images: int, positives: int, label: str, name: str) -> OperatingPoint:
     missing = "positive" if positives == 0 else "negative"
     return OperatingPoint(
         label=label,
+        name=name,
         rule="none",
         low=FALLBACK_THRESHOLD,
         high=FALLBACK_THRESHOLD,
@@ -193,14 +317,21 @@ def _named(rule: str, target: float) -> str:
     return f"{rule} >= {target:g} (one-sided 95 % Clopper-Pearson bound)"
 
 
-def _unsupported(rule: str, target: float, total: int) -> str:
-    what = "positive" if rule == "sensitivity" else "negative"
+def _unsupported(candidates: _Candidates, rule: str, target: float) -> str:
+    what, total, effect = (
+        ("positive", candidates.positives, candidates.effects[0])
+        if rule == "sensitivity"
+        else ("negative", candidates.negatives, candidates.effects[1])
+    )
     needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(target))
+    count = f"{total} {what} images"
+    if effect > 1:
+        count += f" of several a patient, which count as {total / effect:.1f}"
     return (
-        f"{rule} >= {target:g} can't be shown on this split ({total} {what} images, {needed} needed "
-        "even if all are right): Youden's index instead, optimistic"
-        if total < needed
-        else f"no threshold shows {rule} >= {target:g} on this split: Youden's index instead, optimistic"
+        f"{rule} >= {target:g} can't be shown on this split ({count}, {needed} needed "
+        f"even if all are right){INSTEAD}"
+        if total / effect < needed
+        else f"no threshold shows {rule} >= {target:g} on this split{INSTEAD}"
     )
 
 

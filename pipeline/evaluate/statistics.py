@@ -6,7 +6,7 @@ turn it into ``None`` with a note. Golden values stand in ``tests/evaluate/test_
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,14 @@ from data_schemas.errors import UsageError
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
+
+BINS = 15
+"""Bins of the headline calibration error."""
+
+BinKind = Literal["mass", "width"]
+
+TINIEST = 1e-6
+"""How near a probability may come to 0 or 1 where its logarithm is taken."""
 
 OFFICIAL_THRESHOLD = 0.5
 """MedMNIST counts a binary answer as positive above this score (medmnist 3.0.2, evaluator.py)."""
@@ -38,10 +46,11 @@ class AucInterval:
     note: str = ""
 
 
-def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+def clopper_pearson(successes: float, trials: float, level: float = 0.95) -> tuple[float, float]:
     """Return the exact two-sided interval of a proportion (Clopper & Pearson 1934).
 
-    Returns ``(nan, nan)`` for no trials.
+    Returns ``(nan, nan)`` for no trials. Counts that were divided by a design effect need not be
+    whole (Korn & Graubard 1998).
     """
     _check_counts(successes, trials)
     if trials == 0:
@@ -52,7 +61,7 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[f
     return float(low), float(high)
 
 
-def clopper_pearson_lower(successes: int, trials: int, level: float = 0.95) -> float:
+def clopper_pearson_lower(successes: float, trials: float, level: float = 0.95) -> float:
     """Return the exact one-sided lower bound of a proportion; ``nan`` for no trials."""
     return clopper_pearson(successes, trials, 2 * level - 1)[0]
 
@@ -217,33 +226,113 @@ def brier(labels: Integers, probabilities: Floats) -> float:
     return float(np.mean(np.sum((values - wanted) ** 2, axis=1)))
 
 
-def calibration_bins(
-    labels: Integers, probabilities: Floats, bins: int = 10
-) -> tuple[Floats, Floats, Integers]:
-    """Return per bin the mean probability, the observed share (``nan`` if empty) and the count.
+class Bins:
+    """Images in bins of their probability: grouped once, counted under any weights.
 
-    Bins have equal width, are closed below and open above; the last one holds 1.
+    Parameters
+    ----------
+    labels, probabilities
+        0 or 1, and the probability of 1, [N].
+    bins, kind
+        ``mass``: bins of as many images each, as near as ties allow (equal probabilities share a
+        bin, by the middle of their ranks, so that the order of images doesn't matter). ``width``:
+        bins of equal width, closed below and open above; the last one holds 1.
     """
-    values = np.asarray(probabilities, dtype=np.float64)
-    truth = np.asarray(labels, dtype=np.float64)
-    # compare with the edges themselves: floor(p * bins) puts 0.29 * 100 into bin 28
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
-    counts = np.bincount(index, minlength=bins)
+
+    def __init__(
+        self, labels: Integers, probabilities: Floats, bins: int = BINS, kind: BinKind = "mass"
+    ) -> None:
+        truth = np.asarray(labels, dtype=np.float64)
+        self._values, self._place = np.unique(
+            np.asarray(probabilities, dtype=np.float64), return_inverse=True
+        )
+        self._bins, self._truth = bins, truth
+        self._fixed: NDArray[np.intp] | None = None
+        if kind == "width":
+            # compare with the edges themselves: floor(p * bins) puts 0.29 * 100 into bin 28
+            edges = np.linspace(0.0, 1.0, bins + 1)
+            self._fixed = np.searchsorted(edges, self._values, side="right") - 1
+
+    def count(
+        self, weights: NDArray[np.int64] | None = None, labels: Integers | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return per bin the sum of probabilities, of outcomes and of images.
+
+        ``weights`` [N] says how often each image stands there, ``labels`` [N] takes the place of
+        the first ones.
+        """
+        truth = self._truth if labels is None else np.asarray(labels, dtype=np.float64)
+        size = self._values.size
+        images = np.bincount(self._place, weights=weights, minlength=size).astype(np.float64)
+        own = truth if weights is None else truth * weights
+        outcomes = np.bincount(self._place, weights=own, minlength=size)
+        index = self._fixed
+        if index is None:
+            ends = np.cumsum(images)
+            middle = (ends - images / 2) * self._bins / max(ends[-1], 1.0) if size else ends
+            index = middle.astype(np.intp)
+        index = np.clip(index, 0, self._bins - 1)
+
+        def per_bin(values: NDArray[Any]) -> NDArray[np.float64]:
+            return np.bincount(index, weights=values, minlength=self._bins).astype(np.float64)
+
+        return per_bin(images * self._values), per_bin(outcomes), per_bin(images)
+
+    def error(
+        self, weights: NDArray[np.int64] | None = None, labels: Integers | None = None
+    ) -> float:
+        """Return the counted mean of |probability - observed share|; ``nan`` for no images."""
+        expected, observed, images = self.count(weights, labels)
+        total = float(images.sum())
+        return float(np.abs(expected - observed).sum()) / total if total else math.nan
+
+
+def calibration_bins(
+    labels: Integers, probabilities: Floats, bins: int = BINS, kind: BinKind = "mass"
+) -> tuple[Floats, Floats, Integers]:
+    """Return per bin of :class:`Bins` the mean probability, the observed share and the count.
+
+    Mean and share of an empty bin are ``nan``.
+    """
+    expected, observed, images = Bins(labels, probabilities, bins, kind).count()
     with np.errstate(invalid="ignore"):
-        mean = np.bincount(index, weights=values, minlength=bins) / counts
-        share = np.bincount(index, weights=truth, minlength=bins) / counts
-    return mean, share, counts
+        return expected / images, observed / images, images.astype(np.int64)
 
 
-def expected_calibration_error(labels: Integers, probabilities: Floats, bins: int = 10) -> float:
-    """Return ECE: the counted mean of |probability - observed share| over equal-width bins."""
-    if np.asarray(labels).size == 0:
+def expected_calibration_error(
+    labels: Integers, probabilities: Floats, bins: int = BINS, kind: BinKind = "mass"
+) -> float:
+    """Return ECE (Naeini et al. 2015): the counted mean of |probability - observed share| over bins.
+
+    The headline has 15 bins of equal mass; see :class:`Bins` for the other kind.
+    """
+    return Bins(labels, probabilities, bins, kind).error()
+
+
+def log_loss(labels: Integers, probabilities: Floats) -> float:
+    """Return the mean negative log-likelihood of binary outcomes; probabilities are kept off 0 and 1.
+
+    ``nan`` for no images.
+    """
+    truth = np.asarray(labels) == 1
+    if not truth.size:
         return math.nan
-    mean, share, counts = calibration_bins(labels, probabilities, bins)
-    filled = counts > 0
-    gaps = np.abs(mean[filled] - share[filled])
-    return float(np.sum(gaps * counts[filled]) / counts.sum())
+    values = np.clip(np.asarray(probabilities, dtype=np.float64), TINIEST, 1 - TINIEST)
+    return float(-np.mean(np.log(np.where(truth, values, 1 - values))))
+
+
+def quadratic_kappa(table: NDArray[np.integer[Any]]) -> float:
+    """Return Cohen's kappa with quadratic weights (Cohen 1968) of a confusion matrix [K, K].
+
+    ``nan`` if there is nothing to disagree on: no images, or one class on both sides.
+    """
+    counts = np.asarray(table, dtype=np.float64)
+    total = counts.sum()
+    steps = np.arange(counts.shape[0])
+    weights = (steps[:, None] - steps[None, :]) ** 2
+    chance = np.outer(counts.sum(axis=1), counts.sum(axis=0))
+    expected = float((weights * chance).sum())
+    return 1 - float((weights * counts).sum()) * float(total) / expected if expected else math.nan
 
 
 def roc_curve(labels: Integers, scores: Floats) -> tuple[Floats, Floats]:
@@ -280,6 +369,6 @@ def _two_classes(labels: Integers, scores: Floats) -> tuple[NDArray[np.bool_], F
     return truth == 1, values
 
 
-def _check_counts(successes: int, trials: int) -> None:
+def _check_counts(successes: float, trials: float) -> None:
     if not 0 <= successes <= trials:
         raise UsageError(f"{successes} of {trials} is not a proportion")

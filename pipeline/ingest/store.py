@@ -1,7 +1,7 @@
 """Opens a data set folder: its documents checked, its pixels memory-mapped."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,42 @@ class Dataset:
         except (pa.ArrowException, OSError) as error:
             raise DatasetError("the refusals are missing or can't be read", where=path) from error
         return rows
+
+    def resplit(self, splits: NDArray[np.str_]) -> "Dataset":
+        """Return the same images under other splits, in memory only; content digest and folder stay.
+
+        Parameters
+        ----------
+        splits
+            The new split of each image, [images]; an image whose word is empty is left out.
+
+        Raises
+        ------
+        DatasetError
+            If a word is no split.
+        """
+        words = np.asarray(splits, np.str_)
+        unknown = sorted(set(words.tolist()) - {"", *SPLITS})
+        if unknown or len(words) != self.info.images:
+            raise DatasetError(
+                f"{len(words)} splits for {self.info.images} images, unknown among them: {unknown}"
+            )
+        kept = np.flatnonzero(words != "")
+        manifest = self.manifest.take(pa.array(kept))
+        column = manifest.column_names.index("split")
+        manifest = manifest.set_column(column, "split", pa.array(words[kept].tolist(), pa.string()))
+        info = self.info.model_copy(
+            update={
+                "images": len(kept),
+                "patients": len(set(manifest["patient"].to_pylist())),
+                "splits": {name: int((words == name).sum()) for name in SPLITS if name in words},
+                "published_test": False,
+                "leaks": None,
+            }
+        )
+        return replace(
+            self, info=info, manifest=manifest, _shard=self._shard[kept], _row=self._row[kept]
+        )
 
     def _strings(self, column: str) -> NDArray[np.str_]:
         return np.array(self.manifest[column].to_pylist(), dtype=np.str_)

@@ -13,6 +13,9 @@ from data_schemas.terms import FindingState, Verdict
 
 Logits = NDArray[np.floating[Any]]
 
+DEFAULT = "default"
+"""Name of the operating point that gives the verdict."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -41,9 +44,14 @@ def output_of(card: Card, label: str) -> Output:
     )
 
 
-def point_of(card: Card, label: str) -> OperatingPoint | None:
-    """Return the operating point of ``label``, or ``None`` if none was frozen for it."""
-    return next((point for point in card.operating_points if point.label == label), None)
+def point_of(card: Card, label: str, name: str = DEFAULT) -> OperatingPoint | None:
+    """Return the operating point of ``label`` by name, or ``None`` if none was frozen for it."""
+    return next((point for point in points_of(card, label) if point.name == name), None)
+
+
+def points_of(card: Card, label: str) -> tuple[OperatingPoint, ...]:
+    """Return every operating point of ``label``."""
+    return tuple(point for point in card.operating_points if point.label == label)
 
 
 def probabilities(card: Card, logits: Logits) -> dict[str, NDArray[np.float64]]:
@@ -57,7 +65,11 @@ def probabilities(card: Card, logits: Logits) -> dict[str, NDArray[np.float64]]:
 
 def positive_probability(card: Card, label: str, logits: Logits) -> NDArray[np.float64]:
     """Return the calibrated probability [N] that ``label`` is one of its positive classes."""
-    output = output_of(card, label)
+    return of_positive(output_of(card, label), logits)
+
+
+def of_positive(output: Output, logits: Logits) -> NDArray[np.float64]:
+    """Return the calibrated probability [N] of an output's positive classes."""
     found = calibrated(output, np.asarray(logits, dtype=np.float64))
     # a sum of softmax terms may exceed 1 by a rounding error
     total: NDArray[np.float64] = found[:, list(output.positive_classes)].sum(axis=1)
@@ -148,6 +160,20 @@ def calibrated(output: Output, logits: NDArray[np.float64]) -> NDArray[np.float6
     raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
     return shares
+
+
+def classes_of(output: Output, logits: Logits) -> NDArray[np.int64]:
+    """Return the class [N] that one output answers, from all logits [N, K].
+
+    The likeliest class; of grades learned as such (cumulative link), the expected grade, rounded:
+    halves go up. It is the answer that makes squared distances small, and quadratic kappa large.
+    """
+    shares = calibrated(output, np.asarray(logits, dtype=np.float64))
+    if output.link == "cumulative":
+        expected = shares @ np.arange(shares.shape[1])
+        grades: NDArray[np.int64] = np.floor(expected + 0.5).astype(np.int64)
+        return grades
+    return np.asarray(np.argmax(shares, axis=1), np.int64)
 
 
 def _from_cumulative(logits: NDArray[np.float64]) -> NDArray[np.float64]:

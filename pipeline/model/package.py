@@ -25,6 +25,7 @@ from data_schemas.contract import Contract
 from data_schemas.document import Document
 from data_schemas.errors import HilumError, PackageError
 from data_schemas.files import sha256, write_bytes
+from pipeline.model.decision import DEFAULT
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.safetensors"
@@ -213,20 +214,27 @@ def _output_faults(card: Card) -> Iterator[str]:
     if sorted(columns) != list(range(len(columns))):
         yield f"the outputs' columns are {columns}, expected each of 0..{len(columns) - 1} once"
     for output in card.outputs:
-        # one column is a sigmoid and answers two classes; K columns are a softmax of K classes
-        answers = 2 if len(output.columns) == 1 else len(output.columns)
-        if len(output.classes) != answers:
-            yield f"{output.label} has {len(output.classes)} classes for {answers} answers"
-        positive = set(output.positive_classes)
-        if not positive or not positive < set(range(answers)):
-            yield f"{output.label}: positive classes {sorted(positive)} of 0..{answers - 1}"
+        yield from _link_faults(output)
     if card.primary not in names:
         yield f"the primary label {card.primary!r} is not among the outputs"
-    points = [point.label for point in card.operating_points]
-    if card.primary not in points:
+    points = [(point.label, point.name) for point in card.operating_points]
+    if (card.primary, DEFAULT) not in points:
         yield f"the primary label {card.primary!r} has no operating point"
     if len(set(points)) != len(points):
-        yield "a label has two operating points"
+        yield "a label has two operating points of one name"
+
+
+def _link_faults(output: Output) -> Iterator[str]:
+    columns, positive = len(output.columns), set(output.positive_classes)
+    # one column is a sigmoid and answers two classes; K columns are a softmax of K classes, or one
+    # sigmoid for each step between K + 1 grades
+    answers = columns + 1 if columns == 1 or output.link == "cumulative" else columns
+    if len(output.classes) != answers:
+        yield f"{output.label} has {len(output.classes)} classes for {answers} answers"
+    if not positive or not positive < set(range(answers)):
+        yield f"{output.label}: positive classes {sorted(positive)} of 0..{answers - 1}"
+    if len(output.shift) not in (0, columns):
+        yield f"{output.label} has {len(output.shift)} shifts for {columns} columns"
 
 
 def _point_faults(point: OperatingPoint, outputs: tuple[Output, ...]) -> Iterator[str]:

@@ -82,8 +82,15 @@ def score_instance(
 def explained_class(output: Output, logits: NDArray[np.floating[Any]]) -> tuple[int, int]:
     """Return (class, column of the logits) that the evidence map of ``output`` is about.
 
-    A binary label: its class 1. Classes: the most probable one, whose logit won.
+    A binary label: its class 1. Classes: the most probable one, whose logit won. Grades learned
+    as such: the first step of the scale at which the verdict changes, "this class or a later one".
     """
+    if output.link == "cumulative":
+        positive = set(output.positive_classes)
+        step = next(
+            k for k in range(1, len(output.classes)) if (k in positive) != (k - 1 in positive)
+        )
+        return step, output.columns[step - 1]
     if len(output.columns) == 1:
         return 1, output.columns[0]
     best = int(np.argmax(logits[list(output.columns)]))
@@ -144,6 +151,7 @@ def _evidence_maps(
             EvidenceMap(
                 label=output.label,
                 class_index=index,
+                or_later=output.link == "cumulative",
                 values=tuple(tuple(float(cell) for cell in row) for row in values),
                 bias=float(runtime.bias[column]),
                 logit=float(logits[column]),

@@ -106,6 +106,10 @@ class TrainingBatches:
         finally:
             ahead.stop()
 
+    def rows(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Return the manifest rows of a batch, the shares of all processes; steps count from 1."""
+        return np.array_split(self._order.of(epoch), self.steps)[step - 1]
+
     def _made(self, epoch: int, after: int) -> Iterator[Batch]:
         for part in np.array_split(self._order.of(epoch), self.steps)[after:]:
             own = self._world.share(part)

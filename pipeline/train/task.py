@@ -15,7 +15,7 @@ from data_schemas.plan import Plan
 from data_schemas.terms import SPLITS, Split
 from pipeline.train import labels
 from pipeline.train.labels import Floats, Ints
-from pipeline.train.leaks import check_leaks
+from pipeline.train.leaks import Leaks, check_leaks
 from pipeline.train.loop import Metrics
 
 
@@ -39,6 +39,9 @@ class TrainingSet(Protocol):
 
     def labels(self, name: str) -> Ints:
         """Return one label of all rows."""
+
+    def patients(self) -> NDArray[np.str_]:
+        """Return the pseudonym of every row's patient."""
 
     def pixels(self, indices: Ints) -> NDArray[np.uint8]:
         """Return images [n, S, S, C]."""
@@ -66,23 +69,25 @@ class Task:
 class Calibrated:
     """The decisions fitted on held-out images after training."""
 
-    outputs: tuple[Output, ...]  # with their temperatures
-    points: tuple[OperatingPoint, ...]
+    outputs: tuple[Output, ...]  # with their calibrations
+    points: tuple[OperatingPoint, ...]  # the verdict's of each output in order, then further ones
     split: Split  # calibration, or tune where there is none
     logits: Floats
     metrics: Metrics
     notes: tuple[str, ...]
 
 
-def prepare(dataset: TrainingSet, plan: Plan) -> Task:
+def prepare(dataset: TrainingSet, plan: Plan, leaks: Leaks | None = None) -> Task:
     """Put data set and plan together.
+
+    ``leaks`` is what was found between these splits, where somebody has looked already.
 
     Raises
     ------
     TrainingError
         If they don't fit, the splits leak, or the training or tuning split has no labelled image.
     """
-    leaks = check_leaks(dataset, accept=plan.accept_leaks)
+    leaks = leaks or check_leaks(dataset, accept=plan.accept_leaks)
     head = labels.resolve_head(plan, dataset.info)
     targets = labels.label_matrix(dataset, head)
     whole = {split: np.asarray(dataset.indices(split), np.int64) for split in SPLITS}

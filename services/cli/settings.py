@@ -42,8 +42,13 @@ def resolve(
     schema: type[Schema], kind: str, names_or_files: list[str], assignments: list[str]
 ) -> Schema:
     """Resolve presets and files, in order, then ``--set`` words, into one checked document."""
+    return settings.resolve(schema, layers_of(kind, names_or_files, assignments))
+
+
+def layers_of(kind: str, names_or_files: list[str], assignments: list[str]) -> list[settings.Layer]:
+    """Return presets and files, in order, then ``--set`` words, as layers of settings."""
     layers = [layer_of(kind, item) for item in names_or_files]
-    return settings.resolve(schema, [*layers, settings.from_assignments(assignments)])
+    return [*layers, settings.from_assignments(assignments)]
 
 
 def tracking_uri() -> str:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
+from scipy.stats import norm
 
 from data_schemas.errors import UsageError
 from data_schemas.plan import OperatingRule
-from pipeline.evaluate.operating_points import choose
+from pipeline.evaluate.operating_points import choose, design_effect, further
 from pipeline.evaluate.statistics import clopper_pearson_lower
 
 SENSITIVITY = OperatingRule(rule="sensitivity", target=0.85)
@@ -124,3 +126,114 @@ def test_neighbouring_floats_still_separate():
 def test_wrong_input_is_refused(labels, probabilities):
     with pytest.raises(UsageError):
         choose(np.array(labels), np.array(probabilities), SENSITIVITY, label="x")
+
+
+def test_cost_takes_its_threshold_from_the_costs_alone():
+    labels, probabilities = _cohort(8, 30, 50)
+    rule = OperatingRule(rule="cost", cost_false_alarm=1, cost_miss=4)
+    point = choose(labels, probabilities, rule, label="x")
+    assert (point.low, point.high) == (0.2, 0.2)
+    found, spared = _rates(labels, probabilities, 0.2)
+    assert (point.sensitivity, point.specificity) == (found / 30, spared / 50)
+    assert point.rule == "cost: a miss 4, a false alarm 1"
+
+
+def test_the_cost_threshold_is_the_cheapest_where_probabilities_are_true():
+    generator = np.random.default_rng(0)
+    probabilities = generator.random(200_000)
+    labels = (generator.random(probabilities.size) < probabilities).astype(int)
+
+    def cost(threshold):
+        called = probabilities >= threshold
+        return np.sum(called & (labels == 0)) * 2 + np.sum(~called & (labels == 1)) * 3
+
+    rule = OperatingRule(rule="cost", cost_false_alarm=2, cost_miss=3)
+    chosen = choose(labels, probabilities, rule, label="x").high
+    assert chosen == 0.4
+    assert cost(chosen) < min(cost(chosen - 0.03), cost(chosen + 0.03))
+
+
+def test_design_effect_of_equal_and_of_unlike_eyes():
+    generator = np.random.default_rng(1)
+    patients = np.repeat(np.arange(400).astype(str), 2)
+    alike = np.repeat(generator.normal(size=400), 2)
+    assert design_effect(alike, patients) == pytest.approx(2.0)
+    assert design_effect(generator.normal(size=800), patients) == pytest.approx(1.0, abs=0.12)
+    halfway = alike + generator.normal(size=800)
+    # the correlation of two such eyes is one half, so that n counts as n / 1.5
+    assert design_effect(halfway, patients) == pytest.approx(1.5, abs=0.1)
+    assert design_effect(alike[:400], np.arange(400).astype(str)) == 1.0
+    assert design_effect(np.ones(4), np.array(["a", "a", "b", "b"])) == 1.0
+
+
+def test_two_eyes_that_agree_count_as_one():
+    """30 images of 15 patients whose eyes agree show no more than 15 images do."""
+    patients = np.concatenate([np.repeat(np.arange(15), 2), np.arange(100, 140)]).astype(str)
+    labels = np.array([1] * 30 + [0] * 40)
+    generator = np.random.default_rng(2)
+    probabilities = np.concatenate(
+        [np.repeat(generator.uniform(0.5, 1, 15), 2), generator.uniform(0, 0.5, 40)]
+    )
+    apart = choose(labels, probabilities, SENSITIVITY, label="x")
+    assert (apart.rule.split()[0], apart.effective_positives) == ("sensitivity", 30)
+    together = choose(labels, probabilities, SENSITIVITY, label="x", patients=patients)
+    assert together.rule == "youden"
+    assert together.effective_positives == pytest.approx(15)
+    assert together.effective_negatives == 40
+    assert "30 positive images of several a patient, which count as 15.0, 19 needed" in (
+        together.note
+    )
+
+
+def test_clustered_bound_keeps_its_promise_where_the_plain_one_does_not():
+    """Share of draws in which the threshold's true sensitivity is below the target: at most 5 %."""
+    generator = np.random.default_rng(5)
+    below = {"plain": 0, "clustered": 0}
+    truth = np.array([1] * 160 + [0] * 10)
+    patients = np.concatenate([np.repeat(np.arange(40), 4), np.arange(100, 110)]).astype(str)
+    rule = OperatingRule(rule="sensitivity", target=0.8)
+    rounds = 300
+    for _ in range(rounds):
+        # four pictures of a patient with a correlation of 0.9
+        shared = np.repeat(generator.normal(size=40), 4) * np.sqrt(0.9)
+        sick = 1 + shared + generator.normal(size=160) * np.sqrt(0.1)
+        scores = expit(np.concatenate([sick, generator.normal(size=10) - 1]))
+        for name, whose in (("plain", None), ("clustered", patients)):
+            point = choose(truth, scores, rule, label="x", patients=whose)
+            below[name] += norm.sf(logit(point.high), 1) < 0.8
+    assert below["clustered"] / rounds <= 0.07
+    assert below["plain"] / rounds > 0.12
+
+
+def test_further_points_are_shown_or_left_out():
+    labels, probabilities = _cohort(11, 100, 100, distance=3)
+    rules = (
+        OperatingRule(name="rule_out", rule="sensitivity", target=0.9),
+        OperatingRule(name="rule_in", rule="specificity", target=0.9),
+        OperatingRule(name="never", rule="sensitivity", target=0.999),
+        OperatingRule(name="best", rule="youden"),
+    )
+    found, notes = further(labels, probabilities, rules, label="x")
+    assert [point.name for point in found] == ["rule_out", "rule_in", "best"]
+    assert {point.label for point in found} == {"x"}
+    assert found[0].sensitivity >= 0.9
+    assert found[1].specificity >= 0.9
+    (left,) = notes
+    assert left.startswith("no point `never`: sensitivity >= 0.999 can't be shown")
+    assert "Youden" not in left
+    none, why = further(np.ones(5, int), np.linspace(0, 1, 5), rules[:1], label="x")
+    assert none == ()
+    assert "no negative image" in why[0]
+
+
+def test_band_reports_coverage_risk_and_the_diseased_in_it():
+    rule = OperatingRule(rule="two_thresholds", target=0.9, target_specificity=0.9)
+    labels, probabilities = _cohort(7, 100, 100, distance=1.5)
+    point = choose(labels, probabilities, rule, label="x")
+    called, spared = probabilities >= point.high, probabilities < point.low
+    wrong = (called & (labels == 0)).sum() + (spared & (labels == 1)).sum()
+    assert point.coverage == (called | spared).mean()
+    assert point.risk == wrong / (called | spared).sum()
+    assert point.band_positives == labels[~called & ~spared].sum()
+    single = choose(labels, probabilities, SENSITIVITY, label="x")
+    assert (single.coverage, single.risk, single.band_positives) == (None, None, None)

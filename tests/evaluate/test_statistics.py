@@ -201,14 +201,16 @@ PROBABILITIES = np.array([0.05, 0.15, 0.25, 0.35, 0.42, 0.55, 0.65, 0.72, 0.85, 
 def test_brier_and_ece():
     assert statistics.brier(OUTCOMES, PROBABILITIES) == pytest.approx(0.14148, abs=TOLERANCE)
     for bins, wanted in ((5, 0.12), (10, 0.31)):
-        found = statistics.expected_calibration_error(OUTCOMES, PROBABILITIES, bins)
+        found = statistics.expected_calibration_error(OUTCOMES, PROBABILITIES, bins, "width")
         assert found == pytest.approx(wanted, abs=TOLERANCE)
     two = np.stack([1 - PROBABILITIES, PROBABILITIES], 1)
     assert statistics.brier(OUTCOMES, two) == pytest.approx(2 * 0.14148, abs=2 * TOLERANCE)
 
 
 def test_bins_close_at_one_and_open_above():
-    _, _, counts = statistics.calibration_bins(np.array([1, 0, 1]), np.array([1.0, 0.2, 0.0]), 5)
+    _, _, counts = statistics.calibration_bins(
+        np.array([1, 0, 1]), np.array([1.0, 0.2, 0.0]), 5, "width"
+    )
     assert counts.tolist() == [1, 1, 0, 0, 1]
 
 

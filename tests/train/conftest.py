@@ -28,6 +28,9 @@ class MemorySet:
     def labels(self, name):
         return self.truths[name]
 
+    def patients(self):
+        return np.array([f"p{row // 2}" for row in range(len(self.images))])
+
     def pixels(self, indices):
         return self.images[indices]
 

@@ -32,6 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("train", "tune", "calibration", "test", "external"),
         help="which images to measure on (default: test)",
     )
+    parser.add_argument(
+        "--prevalence",
+        type=float,
+        metavar="SHARE",
+        help="share of positives where the model is to be used, if known: what probabilities "
+        "corrected to it give is shown, too",
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -43,7 +50,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     uri = tracking_uri()
     tags = finished_run(uri, options.run)
     dataset = options.dataset or _noted_dataset(tags, options.run)
-    evaluation = evaluate_run(options.run, dataset, uri, console.progress, options.split)
+    evaluation = evaluate_run(
+        options.run, dataset, uri, console.progress, options.split, options.prevalence
+    )
     text = table(evaluation)
     if options.split == "test":
         text += f"\n\nnext: hilum register {options.run} --name NAME --alias champion"
@@ -65,7 +74,22 @@ def table(evaluation: "Evaluation") -> str:
     ]
     head = f"{evaluation.split} split: {evaluation.images} images of {evaluation.patients} patients"
     notes = [f"note: {note}" for note in evaluation.notes]
-    return "\n".join([head, "", *lines, *([""] if notes else []), *notes])
+    priors = _prior_lines(evaluation)
+    return "\n".join([head, "", *lines, *priors, *([""] if notes else []), *notes])
+
+
+def _prior_lines(evaluation: "Evaluation") -> list[str]:
+    """Return the table of prior corrections."""
+    if not evaluation.prevalence:
+        return []
+    rows: list[tuple[str, ...]]
+    rows = [("prior correction", "prevalence", "ECE", "log-loss", "sensitivity", "specificity")]
+    for row in evaluation.prevalence:
+        values = (row.prevalence, row.ece, row.log_loss, row.sensitivity, row.specificity)
+        cells = ["undefined" if value is None else f"{value:.3f}" for value in values]
+        rows.append((f"{row.prior}/{row.label}", *cells))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
 
 
 def _cells(found: "Interval") -> tuple[str, str, str, str]:

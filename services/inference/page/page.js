@@ -134,7 +134,8 @@ function showEvidence(tree) {
 
 function labelOf(map, tree) {
   const names = Object.keys(tree.probabilities[map.label] ?? {});
-  return names.length > 2 ? `${words(map.label)}: ${names[map.class_index]}` : words(map.label);
+  if (names.length <= 2) return words(map.label);
+  return `${words(map.label)}: ${names[map.class_index]}${map.or_later ? " or more" : ""}`;
 }
 
 function draw() {
