@@ -50,7 +50,7 @@ def test_a_run_leaves_what_a_reviewer_needs(memory_set, mlflow_uri, tmp_path):
     assert kept.data.tags["hilum.plan_sha256"] == TINY.digest()
     note = kept.data.tags["mlflow.note.content"]
     assert "Tune AUC" in note
-    assert "calibration images" in note
+    assert "review.html" in note
     assert sum(line.startswith("epoch") for line in said) == 2
 
     folder = download(mlflow_uri, trained.run_id, "package", tmp_path)
