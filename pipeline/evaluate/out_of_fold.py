@@ -21,7 +21,8 @@ from data_schemas.errors import DatasetError
 from data_schemas.files import replacing
 from pipeline.evaluate.answers import LabelAnswers, SplitAnswers, answers_of
 from pipeline.evaluate.bootstrap import patient_bootstrap, plain_interval
-from pipeline.evaluate.statistics import Bins, auc, known, macro_auc, quadratic_kappa
+from pipeline.evaluate.reliability import calibration_error
+from pipeline.evaluate.statistics import auc, known, macro_auc, quadratic_kappa
 from pipeline.ingest.store import Dataset
 from pipeline.model import decision
 from pipeline.tracking.runs import download
@@ -104,13 +105,14 @@ def together(folds: Sequence[FoldAnswers], label: str) -> tuple[LabelAnswers, ND
     The output is the first fold's: temperatures and thresholds are each fold's own.
     """
     parts = [_of(fold, label) for fold in folds]
-    arrays = ("truth", "positive", "probability", "classes", "answer")
+    arrays = ("truth", "positive", "probability", "uncalibrated", "classes", "answer")
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
     rows = np.arange(len(joined["truth"]))
     patients = np.concatenate(
         [fold.answers.patients[part.rows] for fold, part in zip(folds, parts, strict=True)]
     )
-    return LabelAnswers(output=parts[0].output, point=None, rows=rows, **joined), patients
+    whole = LabelAnswers(output=parts[0].output, point=None, points=(), rows=rows, **joined)
+    return whole, patients
 
 
 def questions(label: LabelAnswers, patients: NDArray[np.str_], kind: str) -> list[Question]:
@@ -142,8 +144,9 @@ def pooled_statistics(folds: Sequence[FoldAnswers], info: DatasetInfo) -> dict[s
         label, patients = together(folds, first.label)
         for question in questions(label, patients, kinds[label.label]):
             found[f"auc/{question.name}"] = _area(question.positive, question.probability, patients)
-            bins = Bins(question.positive, question.probability)
-            found[f"ece/{question.name}"] = plain_interval(bins.error(), bins.error, patients)
+            found[f"ece/{question.name}"] = calibration_error(
+                question.positive, question.probability, patients
+            )
         right = label.truth == label.answer
         found[f"accuracy/{label.label}"] = _share(right, np.ones_like(right), patients)
         if label.exclusive:

@@ -253,11 +253,18 @@ class Bins:
             edges = np.linspace(0.0, 1.0, bins + 1)
             self._fixed = np.searchsorted(edges, self._values, side="right") - 1
 
-    def count(self, weights: NDArray[np.int64] | None = None) -> tuple[Floats, Floats, Floats]:
-        """Return per bin the sum of probabilities, of outcomes and of images; weights are [N]."""
+    def count(
+        self, weights: NDArray[np.int64] | None = None, labels: Integers | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return per bin the sum of probabilities, of outcomes and of images.
+
+        ``weights`` [N] says how often each image stands there, ``labels`` [N] takes the place of
+        the first ones.
+        """
+        truth = self._truth if labels is None else np.asarray(labels, dtype=np.float64)
         size = self._values.size
         images = np.bincount(self._place, weights=weights, minlength=size).astype(np.float64)
-        own = self._truth if weights is None else self._truth * weights
+        own = truth if weights is None else truth * weights
         outcomes = np.bincount(self._place, weights=own, minlength=size)
         index = self._fixed
         if index is None:
@@ -265,15 +272,17 @@ class Bins:
             middle = (ends - images / 2) * self._bins / max(ends[-1], 1.0) if size else ends
             index = middle.astype(np.intp)
         index = np.clip(index, 0, self._bins - 1)
-        return (
-            np.bincount(index, weights=images * self._values, minlength=self._bins),
-            np.bincount(index, weights=outcomes, minlength=self._bins),
-            np.bincount(index, weights=images, minlength=self._bins),
-        )
 
-    def error(self, weights: NDArray[np.int64] | None = None) -> float:
+        def per_bin(values: NDArray[Any]) -> NDArray[np.float64]:
+            return np.bincount(index, weights=values, minlength=self._bins).astype(np.float64)
+
+        return per_bin(images * self._values), per_bin(outcomes), per_bin(images)
+
+    def error(
+        self, weights: NDArray[np.int64] | None = None, labels: Integers | None = None
+    ) -> float:
         """Return the counted mean of |probability - observed share|; ``nan`` for no images."""
-        expected, observed, images = self.count(weights)
+        expected, observed, images = self.count(weights, labels)
         total = float(images.sum())
         return float(np.abs(expected - observed).sum()) / total if total else math.nan
 
@@ -310,20 +319,6 @@ def log_loss(labels: Integers, probabilities: Floats) -> float:
         return math.nan
     values = np.clip(np.asarray(probabilities, dtype=np.float64), TINIEST, 1 - TINIEST)
     return float(-np.mean(np.log(np.where(truth, values, 1 - values))))
-
-
-def quadratic_kappa(table: NDArray[np.integer[Any]]) -> float:
-    """Return Cohen's kappa with quadratic weights (Cohen 1968) of a confusion matrix [K, K].
-
-    ``nan`` if there is nothing to disagree on: no images, or one class on both sides.
-    """
-    counts = np.asarray(table, dtype=np.float64)
-    total = counts.sum()
-    steps = np.arange(counts.shape[0])
-    weights = (steps[:, None] - steps[None, :]) ** 2
-    chance = np.outer(counts.sum(axis=1), counts.sum(axis=0))
-    expected = float((weights * chance).sum())
-    return 1 - float((weights * counts).sum()) * float(total) / expected if expected else math.nan
 
 
 def quadratic_kappa(table: NDArray[np.integer[Any]]) -> float:

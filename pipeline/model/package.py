@@ -237,19 +237,6 @@ def _link_faults(output: Output) -> Iterator[str]:
         yield f"{output.label} has {len(output.shift)} shifts for {columns} columns"
 
 
-def _link_faults(output: Output) -> Iterator[str]:
-    columns, positive = len(output.columns), set(output.positive_classes)
-    # one column is a sigmoid and answers two classes; K columns are a softmax of K classes, or one
-    # sigmoid for each step between K + 1 grades
-    answers = columns + 1 if columns == 1 or output.link == "cumulative" else columns
-    if len(output.classes) != answers:
-        yield f"{output.label} has {len(output.classes)} classes for {answers} answers"
-    if not positive or not positive < set(range(answers)):
-        yield f"{output.label}: positive classes {sorted(positive)} of 0..{answers - 1}"
-    if len(output.shift) not in (0, columns):
-        yield f"{output.label} has {len(output.shift)} shifts for {columns} columns"
-
-
 def _point_faults(point: OperatingPoint, outputs: tuple[Output, ...]) -> Iterator[str]:
     if point.label not in {output.label for output in outputs}:
         yield f"the operating point of {point.label!r} belongs to no output"

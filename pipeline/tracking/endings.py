@@ -17,6 +17,8 @@ from data_schemas.errors import HilumError
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 INSISTS_AFTER_S = 3.0
+FAILURE_TAG = "hilum.last_failure"
+"""The run's tag that says in a line why it did not finish."""
 
 
 class Terminated(SystemExit):
@@ -104,6 +106,13 @@ def status_of(error: BaseException | None) -> str:
     if error is None:
         return "FINISHED"
     return "KILLED" if isinstance(error, Terminated | KeyboardInterrupt) else "FAILED"
+
+
+def failure(error: BaseException) -> str:
+    """Return in a line, fit for a place that others read, what ended a run."""
+    if isinstance(error, Terminated | KeyboardInterrupt):
+        return "stopped by " + ("SIGTERM" if isinstance(error, Terminated) else "Ctrl-C")
+    return error.what[:500] if isinstance(error, HilumError) else type(error).__name__
 
 
 def traceback_text(error: BaseException) -> str:

@@ -1,25 +1,30 @@
 """A run in MLflow that tells the truth: buffered metrics, data set inputs, an honest last status."""
 
+import contextlib
 import json
 import math
 import re
 import shutil
-import subprocess
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.dataset import DatasetInfo
 from data_schemas.errors import TrackingError
 from data_schemas.terms import Split
-from data_schemas.version import our_version
 from pipeline.tracking import endings
-from pipeline.tracking.store import artifact_root, import_quietly, open_client, redacted, translated
+from pipeline.tracking.children import PARENT_TAG, check_parent, tags_of_parent
+from pipeline.tracking.delivery import Delivery
+from pipeline.tracking.outbox import BOX, box_of, now_ms
+from pipeline.tracking.outbox import opened as outbox_at
+from pipeline.tracking.reaper import OUTBOX_TAG, close_dead_runs
+from pipeline.tracking.sender import Say, Sender, silent
+from pipeline.tracking.sending import send
+from pipeline.tracking.source import git_commit as git_commit
+from pipeline.tracking.source import process_tags, source_tags
+from pipeline.tracking.store import experiment_named, open_client, redacted, translated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,26 +35,22 @@ METRIC_NAME = re.compile(r"[a-z][a-z0-9_]*/[A-Za-z0-9_.\-]{1,120}")
 PARAM_LIMIT = 6000
 """MLflow cuts longer values without a word; we refuse them."""
 TAG_LIMIT = 8000
-SYSTEM_METRICS_EVERY_S = 5.0
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Picks MLflow's view for trained models over the one for language-model traces."""
-PARENT_TAG = "mlflow.parentRunId"
-"""By this tag MLflow's page shows a run below another one."""
 
 
 class TrackedRun:
     """One run of one store, addressed by its id; no implicit "active run" anywhere.
 
-    Metrics are buffered: :meth:`flush` writes them in one request. Values that are not finite are
-    left out and counted (``run/undefined``): a NaN in MLflow never matches a filter.
+    What is logged is written down in the run's outbox and sent by a thread of its own; see
+    :meth:`post` and :meth:`flush`. Values that are not finite are left out and counted
+    (``run/undefined``): a NaN in MLflow never matches a filter.
     """
 
     def __init__(
         self,
-        client: "MlflowClient",
         uri: str,
         run_id: str,
         experiment_id: str,
+        sender: Sender,
         logged: Mapping[str, int] | None = None,
     ) -> None:
         """Log nothing again up to ``logged``: the last step by name, of a run that goes on."""
@@ -57,10 +58,20 @@ class TrackedRun:
         self.run_id = run_id
         self.experiment_id = experiment_id
         self.undefined = 0
-        self._client = client
-        self._buffer: list[Any] = []
+        self._sender = sender
+        self._buffer: list[tuple[str, float, int, int]] = []
         self._logged = dict(logged or {})
         self._last_step: dict[str, int] | None = None
+
+    @property
+    def busy_s(self) -> float:
+        """Processor time, in seconds, that the sending thread has used."""
+        return self._sender.busy_s
+
+    @property
+    def waits_in(self) -> Path:
+        """The run's outbox, for :func:`pipeline.tracking.sending.send`."""
+        return self._sender.outbox.folder
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log settings, once each.
@@ -68,20 +79,15 @@ class TrackedRun:
         Raises
         ------
         TrackingError
-            If a value is longer than MLflow keeps, or a name was logged with another value.
+            If a value is longer than MLflow keeps; later, if a name was logged with another value.
         """
-        from mlflow.entities import Param
-
         long = [name for name, value in params.items() if len(str(value)) > PARAM_LIMIT]
         if long:
             raise TrackingError(
                 f"parameters of over {PARAM_LIMIT} characters: {', '.join(long)}",
                 mend="log them as an artifact",
             )
-        rows = [Param(name, str(value)) for name, value in params.items()]
-        with translated(self.uri):
-            for start in range(0, len(rows), 100):
-                self._client.log_batch(self.run_id, params=rows[start : start + 100])
+        self._sender.post("params", {"rows": {name: str(value) for name, value in params.items()}})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Buffer metrics. Epochs count from 1; what is measured once has step 0.
@@ -93,9 +99,7 @@ class TrackedRun:
         TrackingError
             If a name is not ``group/name``.
         """
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
+        now = now_ms()
         for name, value in metrics.items():
             if not METRIC_NAME.fullmatch(name):
                 raise TrackingError(f"metric name {name!r} is not group/name with one slash")
@@ -105,29 +109,46 @@ class TrackedRun:
             at = self._next_step(name) if step is None else step
             if at <= self._logged.get(name, -1):
                 continue
-            self._buffer.append(Metric(name, float(value), now, at))
+            self._buffer.append((name, float(value), now, at))
 
     def log_undefined(self) -> None:
         """Log how many values were left out, once for each time that the run was opened."""
         again = self._logged.get("run/undefined", -1) + 1
         self.log_metrics({"run/undefined": float(self.undefined)}, step=again)
 
-    def flush(self) -> None:
-        """Write the buffered metrics: one request for up to 1000 of them."""
+    def post(self) -> None:
+        """Write the buffered metrics down, as one request, and don't wait until they are sent.
+
+        Raises
+        ------
+        TrackingError
+            If the store refused for good what was logged earlier.
+        """
         rows, self._buffer = self._buffer, []
-        with translated(self.uri):
-            for start in range(0, len(rows), 1000):
-                self._client.log_batch(self.run_id, metrics=rows[start : start + 1000])
+        if rows:
+            self._sender.post("metrics", {"rows": rows})
+
+    def flush(self) -> None:
+        """Post, and wait until the store has everything.
+
+        While the store is away, a run with an outbox doesn't wait: what it logged does.
+
+        Raises
+        ------
+        TrackingError
+            If the store refused something for good, or is away and the run has no outbox.
+        """
+        self.post()
+        away = self._sender.flush()
+        if away is not None and not self._sender.patient:
+            raise away
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; raises :class:`TrackingError` if one is longer than MLflow keeps."""
-        from mlflow.entities import RunTag
-
         long = [name for name, value in tags.items() if len(value) > TAG_LIMIT]
         if long:
             raise TrackingError(f"tags of over {TAG_LIMIT} characters: {', '.join(long)}")
-        with translated(self.uri):
-            self._client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._sender.post("tags", {"rows": dict(tags)})
 
     def set_note(self, markdown: str) -> None:
         """Set the text that MLflow shows at the top of the run's page."""
@@ -135,22 +156,28 @@ class TrackedRun:
 
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Store a matplotlib figure as an image artifact, such as ``figures/roc.png``."""
-        with self._staged(path) as file:
+        with self.staged(path) as file:
             figure.savefig(file, dpi=110)
 
     def log_text(self, text: str, path: str) -> None:
         """Store ``text`` as an artifact."""
-        with self._staged(path) as file:
+        with self.staged(path) as file:
             file.write_text(text, encoding="utf-8")
 
     def log_json(self, tree: Any, path: str) -> None:
         """Store plain values as a readable JSON artifact."""
         self.log_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", path)
 
+    def log_table(self, columns: Mapping[str, Sequence[object]], path: str) -> None:
+        """Store columns of equal length as ``path`` (``tables/NAME.json``), as MLflow shows tables."""
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self.log_json({"columns": list(columns), "data": rows}, path)
+
     def log_files(self, folder: Path, path: str) -> None:
-        """Store every file of ``folder`` under the artifact folder ``path``."""
-        with translated(self.uri):
-            self._client.log_artifacts(self.run_id, str(folder), path)
+        """Store every file of ``folder``, as it is now, under the artifact folder ``path``."""
+        lies = self._sender.outbox.place_for_file()
+        shutil.copytree(folder, lies, dirs_exist_ok=True)
+        self._sender.post("file", {"lies": lies.name, "name": "", "folder": path})
 
     def log_dataset(self, info: DatasetInfo, split: Split, rows: int) -> None:
         """Log one split of a data set as an input of the run.
@@ -158,8 +185,6 @@ class TrackedRun:
         The digest is the first 32 hex digits of the content digest (MLflow takes 36 at most); the
         whole of it stands in the run's tag ``hilum.dataset_sha256``.
         """
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
         profile = {
             "images": rows,
             "images_in_all_splits": info.images,
@@ -168,17 +193,23 @@ class TrackedRun:
             "contract": info.contract_name,
         }
         columns = [{"name": label.name, "kind": label.kind} for label in info.labels]
-        dataset = Dataset(
-            name=f"{info.name}-{split}",
-            digest=info.content_sha256[:32],
-            source_type="hilum",
-            source=json.dumps({"dataset": info.name, "split": split}),
-            schema=json.dumps({"size": info.size, "channels": info.channels, "labels": columns}),
-            profile=json.dumps(profile),
-        )
-        context = InputTag("mlflow.data.context", split)
-        with translated(self.uri):
-            self._client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
+        dataset = {
+            "name": f"{info.name}-{split}",
+            "digest": info.content_sha256[:32],
+            "source_type": "hilum",
+            "source": json.dumps({"dataset": info.name, "split": split}),
+            "schema": json.dumps({"size": info.size, "channels": info.channels, "labels": columns}),
+            "profile": json.dumps(profile),
+        }
+        self._sender.post("input", {"dataset": dataset, "context": split})
+
+    def tell(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Hand over a letter of another kind; ``pipeline.tracking.delivery`` knows its road."""
+        self._sender.post(kind, body)
+
+    def place_for_files(self) -> Path:
+        """Return a new folder of the outbox, for files that a letter names ``lies``."""
+        return self._sender.outbox.place_for_file()
 
     def download(self, path: str, folder: Path) -> Path:
         """Copy an artifact (a file or a folder) below ``folder`` and return where it lies."""
@@ -186,20 +217,20 @@ class TrackedRun:
 
     def _next_step(self, name: str) -> int:
         if self._last_step is None:
+            client = open_client(self.uri)
             with translated(self.uri):
-                self._last_step = _last_steps(self._client.get_run(self.run_id))
+                self._last_step = _last_steps(client.get_run(self.run_id))
         step = self._last_step.get(name, -1) + 1
         self._last_step[name] = step
         return step
 
     @contextmanager
-    def _staged(self, path: str) -> Iterator[Path]:
-        parent, _, name = path.rpartition("/")
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / name
-            yield file
-            with translated(self.uri):
-                self._client.log_artifact(self.run_id, str(file), parent or None)
+    def staged(self, path: str) -> Iterator[Path]:
+        """Yield a file to write; it becomes the artifact ``path`` when the block ends."""
+        folder, _, name = path.rpartition("/")
+        lies = self._sender.outbox.place_for_file()
+        yield lies / name
+        self._sender.post("file", {"lies": lies.name, "name": name, "folder": folder})
 
 
 @contextmanager
@@ -210,12 +241,19 @@ def tracked_run(
     tags: Mapping[str, str] | None = None,
     *,
     parent: str = "",
+    outbox: Path | None = None,
+    say: Say = silent,
 ) -> Iterator[TrackedRun]:
     """Open a new run; how the block ends is what the run says.
 
     FINISHED when the block ends, KILLED on SIGTERM and Ctrl-C, FAILED on anything else, with the
-    place of the fault in ``errors/traceback.txt``. Runs of this experiment whose process on this
-    machine died without a word (SIGKILL, power) are set to FAILED first.
+    place of the fault in ``errors/traceback.txt`` and a line in the tag ``hilum.last_failure``.
+    Runs of this experiment whose process died without a word (SIGKILL, power) are set to FAILED
+    first.
+
+    With ``outbox``, a folder, the run goes on while the store is away: what it logs waits in
+    ``outbox/RUN_ID/outbox``, ``say`` hears of it, and if the store is away to the end
+    ``pipeline.tracking.sending`` brings it there later. Without, that is an error.
 
     With ``parent``, the id of a run of the same experiment, the new run stands below it: a fold, a
     seed or a trial. A parent that ends while children of its failed says so, in the tags
@@ -225,30 +263,38 @@ def tracked_run(
     Raises
     ------
     TrackingError
-        If the store can't be used, or the parent is not an open run of this experiment.
+        If the store can't be used at the start, refuses something, or the parent is not an open
+        run of this experiment; at the end, if what was logged is not sent yet.
     """
     client = open_client(uri)
     with translated(uri):
-        experiment_id = _experiment(client, uri, experiment)
-        _close_dead_runs(client, experiment_id)
+        experiment_id = experiment_named(client, uri, experiment)
+        close_dead_runs(client, experiment_id)
         if parent:
-            _check_parent(client.get_run(parent), experiment_id, uri)
+            check_parent(client, parent, experiment_id, uri)
         above = {PARENT_TAG: parent} if parent else {}
-        all_tags = {**_source_tags(), **endings.process_tags(), **(tags or {}), **above}
-        created = client.create_run(experiment_id, tags=all_tags, run_name=name)
-    run = TrackedRun(client, uri, created.info.run_id, experiment_id)
-    with _to_its_end(run):
-        yield run
+        all_tags = {**source_tags(), **process_tags(), **(tags or {}), **above}
+        run_id = client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id
+    with _sending(uri, run_id, outbox, say) as sender:
+        run = TrackedRun(uri, run_id, experiment_id, sender)
+        with _to_its_end(run):
+            yield run
 
 
 @contextmanager
 def resumed_run(
-    uri: str, run_id: str, tags: Mapping[str, str] | None = None
+    uri: str,
+    run_id: str,
+    tags: Mapping[str, str] | None = None,
+    *,
+    outbox: Path | None = None,
+    say: Say = silent,
 ) -> Iterator[TrackedRun]:
     """Open a run that was stopped, to bring it to its end; it is RUNNING again.
 
-    Metrics up to the last step that it logged, by name, are not logged again. How the block ends
-    is what the run says, as in :func:`tracked_run`; the tag ``hilum.resumed`` counts.
+    What it logged while its store was away is sent first. Metrics up to the last step that it
+    logged, by name, are not logged again. How the block ends is what the run says, as in
+    :func:`tracked_run`; the tag ``hilum.resumed`` counts.
 
     Raises
     ------
@@ -256,32 +302,31 @@ def resumed_run(
         If the store can't be used, has no such run, or the run has finished.
     """
     client = open_client(uri)
+    if outbox is not None and box_of(outbox / run_id).is_dir():
+        sent = send(outbox / run_id, uri)
+        say(f"{sent.letters} letters that had waited were sent")
     with translated(uri):
         found = client.get_run(run_id)
         _refuse_finished(found, uri)
         times = int(found.data.tags.get("hilum.resumed", "0")) + 1
         client.update_run(run_id, status="RUNNING")
-        if "hilum.last_failure" in found.data.tags:
-            client.delete_tag(run_id, "hilum.last_failure")
-    run = TrackedRun(client, uri, run_id, found.info.experiment_id, _last_steps(found))
-    run.set_tags({**endings.process_tags(), **(tags or {}), "hilum.resumed": str(times)})
-    with _to_its_end(run, again=True):
-        yield run
+        if endings.FAILURE_TAG in found.data.tags:
+            client.delete_tag(run_id, endings.FAILURE_TAG)
+    logged = _last_steps(found)
+    with _sending(uri, run_id, outbox, say) as sender:
+        run = TrackedRun(uri, run_id, found.info.experiment_id, sender, logged)
+        run.set_tags({**process_tags(), **(tags or {}), "hilum.resumed": str(times)})
+        system = [step for metric, step in logged.items() if metric.startswith("system/")]
+        with _to_its_end(run, max(system, default=-1) + 1):
+            yield run
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A run below another one, as the store holds it now."""
+@contextmanager
+def continued_run(uri: str, run_id: str) -> Iterator[TrackedRun]:
+    """Open an existing run to add to it; its status stays what it was.
 
-    run_id: str
-    name: str
-    status: str
-    tags: dict[str, str]
-    metrics: dict[str, float]
-
-
-def children(uri: str, run_id: str) -> list[Child]:
-    """Return the runs below ``run_id``, the oldest first. One whose process died is FAILED by now.
+    A run that finished training has finished, even if its evaluation fails later: the fault is
+    kept as ``errors/traceback.txt`` and in the tag ``hilum.last_failure``.
 
     Raises
     ------
@@ -290,19 +335,17 @@ def children(uri: str, run_id: str) -> list[Child]:
     """
     client = open_client(uri)
     with translated(uri):
-        home = client.get_run(run_id).info.experiment_id
-        _close_dead_runs(client, home)
-        found = _below(client, home, run_id)
-    return [
-        Child(
-            one.info.run_id,
-            one.info.run_name,
-            one.info.status,
-            dict(one.data.tags),
-            dict(one.data.metrics),
-        )
-        for one in found
-    ]
+        found = client.get_run(run_id)
+    with _sending(uri, run_id, None, silent) as sender, endings.stoppable():
+        run = TrackedRun(uri, run_id, found.info.experiment_id, sender)
+        try:
+            yield run
+            run.flush()
+        except BaseException as error:
+            with endings.undisturbed(), contextlib.suppress(TrackingError):
+                _log_failure(run, error)
+                run.flush()
+            raise
 
 
 def stopped_run(uri: str, run_id: str, experiment: str) -> tuple[str, dict[str, str]]:
@@ -336,53 +379,6 @@ def stopped_run(uri: str, run_id: str, experiment: str) -> tuple[str, dict[str, 
             mend="name the run, or its --experiment",
         )
     return open_runs[0].info.run_id, dict(open_runs[0].data.tags)
-
-
-@contextmanager
-def _to_its_end(run: TrackedRun, *, again: bool = False) -> Iterator[None]:
-    with endings.stoppable():
-        ending: BaseException | None = None
-        monitor = None
-        try:
-            monitor = _watch_system(run, again=again)
-            yield
-        except BaseException as error:
-            ending = error
-            raise
-        finally:
-            with endings.undisturbed():
-                _say_last_words(run, monitor, ending)
-
-
-@contextmanager
-def continued_run(uri: str, run_id: str) -> Iterator[TrackedRun]:
-    """Open an existing run to add to it; its status stays what it was.
-
-    A run that finished training has finished, even if its evaluation fails later: the fault is
-    kept as ``errors/traceback.txt`` and in the tag ``hilum.last_failure``.
-
-    Raises
-    ------
-    TrackingError
-        If the store can't be used or has no such run.
-    """
-    client = open_client(uri)
-    with translated(uri):
-        found = client.get_run(run_id)
-    run = TrackedRun(client, uri, run_id, found.info.experiment_id)
-    with endings.stoppable():
-        ending: BaseException | None = None
-        try:
-            yield run
-        except BaseException as error:
-            ending = error
-            raise
-        finally:
-            with endings.undisturbed():
-                run.flush()
-                if ending is not None:
-                    run.log_text(endings.traceback_text(ending), "errors/traceback.txt")
-                    run.set_tags({"hilum.last_failure": type(ending).__name__})
 
 
 def download(uri: str, run_id: str, path: str, folder: Path) -> Path:
@@ -425,45 +421,6 @@ def finished_run(uri: str, run_id: str) -> dict[str, str]:
     return dict(found.data.tags)
 
 
-def _below(client: "MlflowClient", experiment_id: str, run_id: str) -> list[Any]:
-    found: list[Any] = []
-    page = None
-    while page is None or page:
-        part = client.search_runs(
-            [experiment_id],
-            filter_string=f"tags.`{PARENT_TAG}` = '{run_id}'",
-            order_by=["attributes.start_time ASC"],
-            page_token=page or None,
-        )
-        found += part
-        page = part.token or ""
-    return found
-
-
-def _check_parent(found: Any, experiment_id: str, uri: str) -> None:
-    if found.info.experiment_id != experiment_id:
-        what = "is of another experiment"
-    elif found.info.status != "RUNNING":
-        what = f"is {found.info.status}: nothing more can stand below it"
-    else:
-        return
-    raise TrackingError(f"run {found.info.run_id} {what}", where=redacted(uri))
-
-
-def _count_children(run: TrackedRun) -> None:
-    client = run._client  # noqa: SLF001 - same module
-    with translated(run.uri):
-        found = _below(client, run.experiment_id, run.run_id)
-    if not found:
-        return
-    counts = Counter(one.info.status for one in found)
-    tags = {"hilum.children": ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))}
-    bad = [one.info.run_id for one in found if one.info.status != "FINISHED"]
-    if bad:
-        tags["hilum.failed_children"] = " ".join(bad)[:TAG_LIMIT]
-    run.set_tags(tags)
-
-
 def _is_file(client: "MlflowClient", run_id: str, path: str) -> bool:
     parent, _, _ = path.rpartition("/")
     return any(entry.path == path for entry in client.list_artifacts(run_id, parent or None))
@@ -483,92 +440,77 @@ def _last_steps(found: Any) -> dict[str, int]:
     return {metric.key: int(metric.step) for metric in metrics}
 
 
-def _say_last_words(run: TrackedRun, monitor: Any, ending: BaseException | None) -> None:
-    status = endings.status_of(ending)
-    try:
-        if monitor is not None:
-            _stop_watching(monitor)
-        run.log_undefined()
-        run.flush()
-        _count_children(run)
-        if ending is not None:
-            run.log_text(endings.traceback_text(ending), "errors/traceback.txt")
-    finally:
-        with translated(run.uri):
-            run._client.set_terminated(run.run_id, status=status)  # noqa: SLF001 - same module
-
-
-def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
+@contextmanager
+def _sending(uri: str, run_id: str, root: Path | None, say: Say) -> Iterator[Sender]:
+    """Open the run's outbox, below ``root`` or for the time being, and the thread that empties it."""
+    with contextlib.ExitStack() as closing:
+        if root is None:
+            box = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="hilum-")), BOX)
+        else:
+            box = box_of(root / run_id)
+        opened = outbox_at(box, {"uri": redacted(uri), "run_id": run_id})
+        outbox = closing.enter_context(opened)
+        sender = Sender(outbox, Delivery(uri, run_id, box), say, patient=root is not None)
         try:
-            root = artifact_root(uri, name)
-            return str(client.create_experiment(name, artifact_location=root, tags=EXPERIMENT_TAGS))
-        except MlflowException:
-            # another process was faster by a moment
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
-        raise TrackingError(
-            f"experiment `{name}` was deleted; MLflow keeps its name",
-            where=redacted(uri),
-            mend="use another --experiment, restore it, or run `mlflow gc`",
-        )
-    return str(found.experiment_id)
+            if root is not None:
+                sender.post("tags", {"rows": {OUTBOX_TAG: str(box)}})
+            yield sender
+        finally:
+            sender.join()
 
 
-def _close_dead_runs(client: "MlflowClient", experiment_id: str) -> None:
-    here = f"attributes.status = 'RUNNING' and tags.`hilum.host` = '{endings.host()}'"
-    for run in client.search_runs([experiment_id], filter_string=here):
-        if endings.is_gone(run.data.tags.get("hilum.process", "")):
-            client.set_tag(run.info.run_id, "hilum.last_failure", "process ended without a word")
-            client.set_terminated(run.info.run_id, status="FAILED")
+@contextmanager
+def _to_its_end(run: TrackedRun, system_step: int = 0) -> Iterator[None]:
+    sender = run._sender  # noqa: SLF001 - same module
+    with endings.stoppable():
+        ending: BaseException | None = None
+        try:
+            sender.measure(system_step)
+            yield
+        except BaseException as error:
+            ending = error
+            raise
+        finally:
+            with endings.undisturbed():
+                _say_last_words(run, sender, ending)
 
 
-def _watch_system(run: TrackedRun, *, again: bool) -> Any:
-    import_quietly()
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+def _say_last_words(run: TrackedRun, sender: Sender, ending: BaseException | None) -> None:
+    sender.rest()
+    run.log_undefined()
+    if ending is not None:
+        _log_failure(run, ending)
+    run.post()
+    with contextlib.suppress(TrackingError):  # a store that is away can't be asked
+        client = open_client(run.uri)
+        with translated(run.uri):
+            said = tags_of_parent(client, run.experiment_id, run.run_id)
+        if said:
+            run.set_tags(said)
+    sender.post("end", {"status": endings.status_of(ending), "at": now_ms()})
+    away = sender.flush()
+    if away is None:
+        return
+    unsent = _unsent(run, sender, away)
+    if ending is None:
+        raise unsent
+    sender.say(f"note: {unsent}")
 
-    monitor = SystemMetricsMonitor(
-        run.run_id,
-        sampling_interval=SYSTEM_METRICS_EVERY_S,
-        resume_logging=again,
-        tracking_uri=run.uri,
+
+def _log_failure(run: TrackedRun, error: BaseException) -> None:
+    run.set_tags({endings.FAILURE_TAG: endings.failure(error)})
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        run.log_text(endings.traceback_text(error), "errors/traceback.txt")
+
+
+def _unsent(run: TrackedRun, sender: Sender, away: TrackingError) -> TrackingError:
+    fault = sender.outbox.fault
+    if not sender.patient:
+        return away
+    if fault is not None:
+        what, mend = f"could be neither sent nor kept: {fault.strerror}", "make room, then resume"
+    else:
+        what, mend = "waits to be sent", f"hilum send {run.waits_in.parent}"
+    return TrackingError(
+        f"{away.what}; what run {run.run_id} logged last {what}", where=away.where, mend=mend
     )
-    monitor.start()
-    return monitor
-
-
-def _stop_watching(monitor: Any) -> None:
-    monitor.finish()
-    # MLflow's thread publishes after each whole interval only: a short run would have nothing
-    monitor.collect_metrics()
-    monitor.publish_metrics(monitor.aggregate_metrics())
-    monitor.mlflow_logger.flush()
-
-
-def _source_tags() -> dict[str, str]:
-    tags = {
-        "hilum.version": our_version(),
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": "hilum",
-    }
-    commit = git_commit()
-    return {**tags, "mlflow.source.git.commit": commit} if commit else tags
-
-
-def git_commit() -> str:
-    """Return the commit of the tree that this code runs from, empty for an installed package."""
-    git = shutil.which("git")
-    root = Path(__file__).resolve().parents[2]
-    if git is None or not (root / ".git").exists():
-        return ""
-    words = [git, "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed words
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -4,6 +4,7 @@ MLflow is imported inside functions only: the import costs seconds and 170 MB, a
 switches from the environment while it loads.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -11,9 +12,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
 
 from data_schemas.errors import TrackingError
 
@@ -28,7 +30,14 @@ _SWITCHES = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # MLflow itself waits 120 s and tries 8 times, ever more slowly; ours is a thread that tries again
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
+KNOCK_S = 10.0
+"""How long a server may take to say that it is there."""
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Picks MLflow's view for trained models over the one for language-model traces."""
 _opened: set[str] = set()
 
 
@@ -79,7 +88,7 @@ def check_uri(uri: str) -> None:
             mend="use sqlite:, postgresql:, mysql:, http: or https:",
         )
     if scheme in SERVER_SCHEMES and uri not in _opened:
-        _knock(uri)
+        knock(uri)
 
 
 def database_file(uri: str) -> Path | None:
@@ -101,12 +110,43 @@ def artifact_root(uri: str, experiment: str) -> str | None:
     return (file.parent / "mlruns" / slug).as_uri()
 
 
+def experiment_named(client: "MlflowClient", uri: str, name: str) -> str:
+    """Return an experiment's id; it is made if there is none.
+
+    Raises
+    ------
+    TrackingError
+        If it was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            root = artifact_root(uri, name)
+            return str(client.create_experiment(name, artifact_location=root, tags=EXPERIMENT_TAGS))
+        except MlflowException:
+            # another process was faster by a moment
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"experiment `{name}` was deleted; MLflow keeps its name",
+            where=redacted(uri),
+            mend="use another --experiment, restore it, or run `mlflow gc`",
+        )
+    return str(found.experiment_id)
+
+
 def import_quietly() -> None:
     """Set MLflow's switches (telemetry off, warnings only, no bars of its own) before its first import."""
     for name, value in _SWITCHES.items():
         os.environ.setdefault(name, value)  # noqa: TID251 - MLflow has no other switch for these
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # they would tell of every try, with addresses, statements and values; the exceptions are ours
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -118,13 +158,69 @@ def translated(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise TrackingError(_first_line(error), where=redacted(uri)) from error
+        raise TrackingError(first_line(error), where=redacted(uri)) from error
     except (SQLAlchemyError, OSError) as error:
         raise TrackingError(
-            f"the tracking store can't be used: {type(error).__name__}",
+            first_line(error),
             where=redacted(uri),
             mend="check that it runs, may be written, and has room left",
         ) from error
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether the store takes nothing now, but may take the same later.
+
+    So are a server that doesn't answer or answers 5xx, 429, 401 or 403 (a token may be renewed), a
+    page that is not MLflow's (a proxy's), a locked or full database and a full disk.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+        if error.error_code == "ENDPOINT_NOT_FOUND":
+            return True
+    elif isinstance(error, HTTPError):
+        status = 503 if error.response is None else error.response.status_code
+    else:
+        return isinstance(error, OSError | OperationalError)
+    return bool(status >= 500 or status in (401, 403, 408, 429))
+
+
+def answers(uri: str) -> bool:
+    """Return whether a server is there; a database always counts as there."""
+    if urlsplit(uri).scheme not in SERVER_SCHEMES:
+        return True
+    try:
+        knock(uri)
+    except TrackingError:
+        return False
+    return True
+
+
+def first_line(error: BaseException) -> str:
+    """Return what is wrong in one line, without addresses, statements and values.
+
+    A database's message would quote the statement and its values, a library's the address with
+    its password.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OperationalError):
+            return f"the database can't be used: {chain.orig}"
+        if isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "no room is left on the store's disk"
+        chain = chain.__cause__ or chain.__context__
+    if not isinstance(error, MlflowException):
+        return f"the tracking store can't be used: {type(error).__name__}"
+    text = str(error.message).strip()
+    if "API request to" in text:
+        return "the MLflow server doesn't answer"
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def redacted(uri: str) -> str:
@@ -133,11 +229,6 @@ def redacted(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _first_line(error: Any) -> str:
-    text = str(getattr(error, "message", error)).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 @contextmanager
@@ -152,17 +243,26 @@ def _first_use(uri: str) -> Iterator[None]:
         yield
 
 
-def _knock(uri: str) -> None:
+def knock(uri: str) -> None:
+    """Raise :class:`TrackingError` if no server answers at ``uri`` within :data:`KNOCK_S`."""
     # MLflow itself retries for minutes before it says that nobody is there
     parts = urlsplit(redacted(uri))
     try:
-        with urllib.request.urlopen(f"{parts.geturl().rstrip('/')}/health", timeout=20):  # noqa: S310 - scheme was checked
+        with urllib.request.urlopen(  # noqa: S310 - scheme was checked
+            f"{parts.geturl().rstrip('/')}/health", timeout=KNOCK_S
+        ):
             return
-    except urllib.error.HTTPError:
-        return  # somebody answers; what they say about the run itself comes later
-    except (OSError, ValueError) as error:
-        raise TrackingError(
-            "no MLflow server answers",
-            where=parts.geturl(),
-            mend=f"start one: mlflow server --host {parts.hostname} --port {parts.port or 5000}",
-        ) from error
+    except urllib.error.HTTPError as error:
+        if error.code < 500:
+            return  # somebody answers; what they say about the run itself comes later
+        raise _nobody(parts, f"{parts.netloc} answers {error.code}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise _nobody(parts, "no MLflow server answers") from error
+
+
+def _nobody(parts: SplitResult, what: str) -> TrackingError:
+    return TrackingError(
+        what,
+        where=parts.geturl(),
+        mend=f"start one: mlflow server --host {parts.hostname} --port {parts.port or 5000}",
+    )

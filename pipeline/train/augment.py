@@ -6,6 +6,7 @@ resampling; what happens to the colours is one table per channel.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -65,6 +66,23 @@ def policy(plan: Augmentation, seed: int) -> Augment:
         return _noisy(plan, images, numbers) if plan.noise else images
 
     return augment
+
+
+def spread(augment: Augment, threads: int) -> Augment:
+    """Return ``augment`` with each batch's images shared out among ``threads`` threads.
+
+    The pictures are the same, whatever the number: each follows from its own draws.
+    """
+    if threads < 2:
+        return augment
+    pool = ThreadPoolExecutor(threads, "augment")
+
+    def together(images: Pixels, ids: NDArray[np.int64], epoch: int) -> Pixels:
+        parts = np.array_split(np.arange(len(ids)), min(threads, len(ids)))
+        made = pool.map(lambda part: augment(images[part], ids[part], epoch), parts)
+        return np.concatenate(list(made))
+
+    return together
 
 
 def draws(seed: int, epoch: int, ids: NDArray[np.int64]) -> Numbers:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_schemas.errors import TrainingError
-from pipeline.train.augment import Augment
+from pipeline.model.cores import available_cores
+from pipeline.train.augment import Augment, spread
 from pipeline.train.world import World
 
 AHEAD = 2
@@ -73,7 +74,9 @@ class TrainingBatches:
     ) -> None:
         """Raise :class:`TrainingError` if a batch has fewer images than there are processes."""
         self._source, self._targets, self._order = source, targets, order
-        self._augment, self._world = augment, world
+        # a GPU takes images faster than one core makes them; on a CPU the network needs the cores
+        threads = available_cores() - 1 if world.device.type == "cuda" else 1
+        self._augment, self._world = spread(augment, threads), world
         # batches of nearly one size: a last batch of one image would break batch normalisation
         self.steps = max(1, round(len(order.indices) / batch))
         self.waited_s = 0.0
@@ -103,13 +106,17 @@ class TrainingBatches:
         finally:
             ahead.stop()
 
+    def rows(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Return the manifest rows of a batch, the shares of all processes; steps count from 1."""
+        return np.array_split(self._order.of(epoch), self.steps)[step - 1]
+
     def _made(self, epoch: int, after: int) -> Iterator[Batch]:
         for part in np.array_split(self._order.of(epoch), self.steps)[after:]:
             own = self._world.share(part)
             images = self._augment(self._source.pixels(own), own, epoch)
             yield Batch(
-                torch.from_numpy(np.ascontiguousarray(images)).to(self._world.device),
-                torch.from_numpy(self._targets[own]).to(self._world.device),
+                self._world.take(np.ascontiguousarray(images)),
+                self._world.take(self._targets[own]),
                 len(own) * self._world.size / len(part),
             )
 

@@ -1,12 +1,15 @@
 """From a task to a trained network: build it, then fit it on the training split."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from pipeline.train import augment, judge, labels, networks, weights
 from pipeline.train.batches import Batch, Order, TrainingBatches, in_order
+from pipeline.train.ensemble import AnyNetwork, answering
+from pipeline.train.faults import naming_the_batch
 from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
 from pipeline.train.loop import Fitted, Metrics, Training, fit
@@ -14,6 +17,69 @@ from pipeline.train.precision import suit
 from pipeline.train.state import StateFolder
 from pipeline.train.task import Task
 from pipeline.train.world import World
+
+Track = Callable[[int, int, Metrics | None], None]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a plan's training gives.
+
+    ``network`` is what answers: all members, all views. Of several members, ``fitted.history``
+    holds one member's epochs after the other's and ``best_epoch`` is the first member's;
+    ``fitted.best`` always is of ``network``.
+    """
+
+    network: AnyNetwork
+    fitted: Fitted
+    licence: str
+    notes: tuple[str, ...] = ()
+
+
+def train_network(
+    task: Task, world: World, track: Track, state: StateFolder | None = None
+) -> Learned:
+    """Train the planned number of networks one after another and return what answers for them.
+
+    Member m starts from seed + m and sees another order and other augmentations. ``track`` hears
+    of its epochs after those of the members before it. Each keeps its state in a folder of its
+    own below ``state``, so that a stopped training goes on within the member it was at.
+    """
+    plan = task.plan
+    count = plan.network.members
+    members, fits, licence = [], [], ""
+    for number in range(count):
+        seeded = plan.model_copy(update={"seed": plan.seed + number})
+        own = replace(task, plan=seeded)
+        network, licence = build_network(own, world)
+        heard = partial(_after, track, number * plan.learning.epochs)
+        below = state.of_member(number) if state is not None and count > 1 else state
+        fits.append(learn(network, own, world, heard, below))
+        members.append(network)
+    together = answering(members, plan.network.views)
+    if together is members[0]:
+        return Learned(together, fits[0], licence)
+    best, notes = fits[0].best, []
+    if world.is_first:
+        rows = task.rows["tune"]
+        logits = split_logits(together, task, rows, world, "fp32")
+        best = judge.tune_metrics(task.head, logits, task.targets[rows])
+    if count > 1:
+        kept = ", ".join(str(fit.best_epoch) for fit in fits)
+        seeds = f"{plan.seed} to {plan.seed + count - 1}"
+        notes.append(f"the mean of {count} networks, seeds {seeds}, kept at epochs {kept}")
+    fitted = Fitted(
+        fits[0].best_epoch,
+        best,
+        sum(fit.epochs for fit in fits),
+        any(fit.stopped_early for fit in fits),
+        tuple(metrics for fit in fits for metrics in fit.history),
+    )
+    return Learned(together, fitted, licence, tuple(notes))
+
+
+def _after(track: Track, earlier: int, epoch: int, step: int, metrics: Metrics | None) -> None:
+    track(earlier + epoch, step, metrics)
 
 
 def build_network(task: Task, world: World) -> tuple[networks.EvidenceNetwork, str]:
@@ -32,7 +98,7 @@ def learn(
     network: networks.EvidenceNetwork,
     task: Task,
     world: World,
-    track: Callable[[int, int, Metrics | None], None],
+    track: Track,
     state: StateFolder | None = None,
 ) -> Fitted:
     """Fit ``network`` on the training split, stopped and selected by the tuning split.
@@ -68,7 +134,8 @@ def learn(
 
         torch.manual_seed(plan.seed + world.rank)  # dropout
         keep.restore(training)
-        return fit(training, batches, loss_of, validate, track, world, keep)
+        with naming_the_batch(batches):
+            return fit(training, batches, loss_of, validate, track, world, keep)
 
 
 def split_logits(

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
 from data_schemas.errors import TrainingError
 from data_schemas.plan import Learning
@@ -17,6 +18,20 @@ from pipeline.train.world import World
 Metrics = dict[str, float]
 SCORE = "tune/auc"
 """The metric that stops and selects: higher is better. Where it is undefined, ``tune/loss`` does."""
+
+
+class NotFiniteError(TrainingError):
+    """A loss or gradient is not finite; the weights are those of the step before."""
+
+    def __init__(self, loss: float, norm: float, epoch: int, step: int) -> None:
+        self.epoch, self.step = epoch, step
+        self.rows: NDArray[np.int64] | None = (
+            None  # manifest rows of the batch, once they are known
+        )
+        super().__init__(
+            f"loss {loss:g} and gradient norm {norm:g} in epoch {epoch}, step {step}",
+            mend="lower learning.rate, lengthen learning.warmup, or use learning.precision fp32",
+        )
 
 
 class Epochs(Protocol):
@@ -72,7 +87,7 @@ class Training:
         self.optimiser.step()
         self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.average.update(self.network)
+        self.average.update()
         self.step += 1
         self.losses, self.norms = self.losses + loss, self.norms + norm
 
@@ -116,11 +131,11 @@ def fit(
             loss = loss_of(network, batch)
             loss.backward()
             world.average_gradients(network)
-            norm = clip_grad_norm_(network.parameters(), learning.gradient_norm).item()
+            norm = clip(network, learning.gradient_norm)
             # of all processes, so that all go on or all stop
             mean = world.mean(loss.item())
             if not math.isfinite(mean + norm):
-                raise _not_finite(mean, norm, training)
+                raise NotFiniteError(mean, norm, training.epoch, training.step + 1)
             training.take_step(mean, norm)
             track(training.epoch, training.step, None)
             keep(training)
@@ -164,7 +179,8 @@ def build_optimiser(
                 "weight_decay": learning.weight_decay if decays else 0.0,
             }
             for (is_head, decays), parameters in sorted(groups.items())
-        ]
+        ],
+        fused=True,  # one pass over the weights instead of a dozen; half the time, on a CPU too
     )
     warmup = max(1, round(learning.warmup * steps))
 
@@ -177,6 +193,19 @@ def build_optimiser(
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
+def clip(network: nn.Module, most: float) -> float:
+    """Shorten the gradient to a norm of ``most`` at most (Pascanu et al. 2013); return its norm.
+
+    A norm that isn't finite is returned with the gradient as it is.
+    """
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    norms = torch._foreach_norm(gradients)  # noqa: SLF001 - what torch's own clipping calls
+    norm = float(torch.linalg.vector_norm(torch.stack(norms)).item())
+    if math.isfinite(norm) and norm > most:  # most steps need no second pass over the gradient
+        torch._foreach_mul_(gradients, most / (norm + 1e-6))
+    return norm
+
+
 class Average:
     """The weights' exponential moving average (Polyak & Juditsky 1992); ``network`` is None if off.
 
@@ -187,20 +216,29 @@ class Average:
         self.decay = decay
         self.steps = 0
         self.network = copy.deepcopy(network) if decay > 0 else None
+        self._own, self._counts = _tensors(self.network)
+        self._new, self._new_counts = _tensors(network)
 
-    def update(self, network: nn.Module) -> None:
-        """Move the average towards ``network``; counters such as BatchNorm's are taken over."""
+    def update(self) -> None:
+        """Move the average towards the network as it is now.
+
+        Counters such as BatchNorm's are taken over.
+        """
         if self.network is None:
             return
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        own, new = self.network.state_dict(), network.state_dict()
         with torch.no_grad():
-            for name, value in own.items():
-                if value.dtype.is_floating_point:
-                    value.lerp_(new[name], share)
-                else:
-                    value.copy_(new[name])
+            torch._foreach_lerp_(self._own, self._new, share)
+            for count, new in zip(self._counts, self._new_counts, strict=True):
+                count.copy_(new)
+
+
+def _tensors(network: nn.Module | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a network's own tensors, not copies: real numbers, and counters."""
+    tensors = list(network.state_dict().values()) if network is not None else []
+    real = [tensor for tensor in tensors if tensor.dtype.is_floating_point]
+    return real, [tensor for tensor in tensors if not tensor.dtype.is_floating_point]
 
 
 def _rank(metrics: Metrics) -> tuple[float, float]:
@@ -208,11 +246,3 @@ def _rank(metrics: Metrics) -> tuple[float, float]:
     loss = metrics.get("tune/loss", math.inf)
     # with a class missing from the tune split there is no AUC: the lower loss decides
     return (round(score, 5) if math.isfinite(score) else 0.0, -loss)
-
-
-def _not_finite(loss: float, norm: float, training: Training) -> TrainingError:
-    return TrainingError(
-        f"loss {loss:g} and gradient norm {norm:g} in epoch {training.epoch}, "
-        f"step {training.step + 1}",
-        mend="lower learning.rate, lengthen learning.warmup, or use learning.precision fp32",
-    )

@@ -23,6 +23,6 @@ def suit(network: nn.Module, device: torch.device, precision: str) -> None:
 
 def _in_float32(self: nn.Conv2d, maps: Tensor) -> Tensor:
     if not torch.is_autocast_enabled("cpu"):
-        return type(self).forward(self, maps)  # type: ignore[no-any-return]
+        return type(self).forward(self, maps)
     with torch.autocast("cpu", enabled=False):
-        return type(self).forward(self, maps.float())  # type: ignore[no-any-return]
+        return type(self).forward(self, maps.float())

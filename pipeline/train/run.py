@@ -5,8 +5,8 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from data_schemas import settings
 from data_schemas.card import Card, OperatingPoint
-from data_schemas.errors import TrainingError
 from data_schemas.files import sha256_of_file
 from data_schemas.plan import Plan
 from data_schemas.progress import Progress
@@ -23,11 +22,11 @@ from data_schemas.version import our_version
 from pipeline.evaluate.log_review import IMAGES_TAG
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
-from pipeline.tracking.children import PARENT_TAG
-from pipeline.train import networks
-from pipeline.train.calibrating import calibrate
+from pipeline.train.calibrating import calibrate, checked_images, export_metrics
+from pipeline.train.ensemble import AnyNetwork
+from pipeline.train.faults import explained, may_go_on
 from pipeline.train.leaks import Leaks
-from pipeline.train.learning import build_network, learn, split_logits
+from pipeline.train.learning import split_logits, train_network
 from pipeline.train.loop import Fitted, Metrics
 from pipeline.train.pages import (
     describe_experiment,
@@ -104,9 +103,9 @@ def train(
     with opened(task, place, world, say) as (run, state):
         _log_start(run, task)
         describe_experiment(run)
-        network, licence = build_network(task, world)
-        tracker = Tracker(run, task, progress, say)
-        fitted = learn(network, task, world, tracker, state)
+        learned = train_network(task, world, Tracker(run, task, progress, say), state)
+        task = replace(task, notes=(*task.notes, *learned.notes))
+        network, fitted = learned.network, learned.fitted
         run.log_metrics(_finals(fitted), step=0)
         calibrated = calibrate(network, task, world)
         run.log_metrics(calibrated.metrics, step=0)
@@ -115,14 +114,16 @@ def train(
         drawn = log_pages(run, task, calibrated, tune_logits, fitted)
         if place.images:
             log_mistakes(run, task, calibrated, tune_logits, fitted.best_epoch)
-        card = _card(task, run.run_id, network, calibrated, licence)
+        card = _card(task, run.run_id, network, calibrated, learned.licence)
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
             # a channels-last network holds its weights in an order that no file format wants
             network.to("cpu", memory_format=torch.contiguous_format)
-            card = export_package(network, drawn_images(task), card, task.dataset.contract, package)
+            real = checked_images(task, calibrated, tune_logits)
+            contract = task.dataset.contract
+            card = export_package(network, drawn_images(task), card, contract, package, real)
             digest = sha256_of_file(package / "model.safetensors")
-            run.log_metrics({"checks/onnx_difference": card.onnx_max_logit_difference}, step=0)
+            run.log_metrics(export_metrics(card), step=0)
             run.log_files(package, "package")
             log_model(run, task, fitted, card, package)
         auc = fitted.best.get("tune/auc", math.nan)
@@ -144,52 +145,58 @@ def opened(
             # first of all: a run that may not go on must not be touched
             now = begun_with(place.resume, task.plan, task.info, world)
             state = closing.enter_context(reopen(place.state or Path(), now, task.info, say))
-            tags = {
-                **_tags(task),
-                IMAGES_TAG: "kept" if place.images else "none",
-                **place.tags,
-                STATE_TAG: str(state.path),
-            }
-            run = closing.enter_context(runs.resumed_run(place.uri, place.resume, tags))
+            tags = {**_tags(task), **_images(place), **place.tags, STATE_TAG: str(state.path)}
+            again = runs.resumed_run(place.uri, place.resume, tags, outbox=place.state, say=say)
+            run = closing.enter_context(again)
         else:
-            tags = {**_tags(task), IMAGES_TAG: "kept" if place.images else "none", **place.tags}
-            if place.parent:
-                tags |= {PARENT_TAG: place.parent}
-            opening = runs.tracked_run(
-                place.uri, place.experiment, place.name or name_of(task), tags
-            )
-            run = closing.enter_context(opening)
+            tags = {**_tags(task), **_images(place), **place.tags}
+            named = replace(place, name=place.name or name_of(task))
+            run = closing.enter_context(_new_run(named, tags, say))
             if place.state is not None:
                 begun = begun_with(run.run_id, task.plan, task.info, world)
                 state = closing.enter_context(begin(place.state, begun, say))
                 run.set_tags({STATE_TAG: str(state.path)})
         say(f"run {run.run_id} in experiment `{place.experiment}`")
-        try:
-            yield run, state
-        except BaseException as error:
-            # a fold goes on through its cross-validation, which says so itself
-            if state is not None and not place.parent and not isinstance(error, TrainingError):
-                command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
-                under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
-                say(f"stopped; its state lies in {state.path}")
-                say(f"go on with{under}: {command} {run.run_id}")
-            raise
+        with explained(run, task, world):
+            try:
+                yield run, state
+            except BaseException as error:
+                # a fold goes on through its cross-validation, which says so itself
+                if state is not None and not place.parent and may_go_on(error):
+                    command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
+                    under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
+                    say(f"stopped; its state lies in {state.path}")
+                    say(f"go on with{under}: {command} {run.run_id}")
+                raise
     if state is not None:
         state.remove()
+
+
+def _new_run(
+    place: Place, tags: dict[str, str], say: Say
+) -> AbstractContextManager[runs.TrackedRun]:
+    return runs.tracked_run(
+        place.uri,
+        place.experiment,
+        place.name,
+        tags,
+        parent=place.parent,
+        outbox=place.state,
+        say=say,
+    )
 
 
 def assist(dataset: TrainingSet, plan: Plan, world: World, leaks: Leaks | None = None) -> None:
     """Do the share of a process that isn't the first of its world: learn along, write nothing."""
     task = prepare(dataset, plan, leaks)
-    network, _ = build_network(task, world)
-    learn(network, task, world, lambda _epoch, _step, _metrics: None)
+    train_network(task, world, lambda _epoch, _step, _metrics: None)
 
 
 def drawn_images(task: Task) -> NDArray[np.uint8]:
     """Return seeded drawings [8, S, S, C] on which the exported graph is checked.
 
     They travel in the package, and a package must not carry a patient's picture. Soft blobs with
-    noise reach every layer; real images go through the exported graph in ``evaluate``.
+    noise reach every layer; the package is checked on real images, too, which stay behind.
     """
     size, channels = task.info.size, task.info.channels
     generator = np.random.default_rng(20)
@@ -219,7 +226,7 @@ def _finals(fitted: Fitted) -> Metrics:
 def _card(
     task: Task,
     run_id: str,
-    network: networks.EvidenceNetwork,
+    network: AnyNetwork,
     calibrated: Calibrated,
     licence: str,
 ) -> Card:
@@ -260,6 +267,10 @@ def _tags(task: Task) -> dict[str, str]:
         "hilum.seed": str(task.plan.seed),
         "hilum.leaks": task.leaks,
     }
+
+
+def _images(place: Place) -> dict[str, str]:
+    return {IMAGES_TAG: "kept" if place.images else "none"}
 
 
 def _log_start(run: runs.TrackedRun, task: Task) -> None:

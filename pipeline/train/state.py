@@ -126,20 +126,31 @@ def refuse_changes(begun: Begun, plan: Plan, info: DatasetInfo, processes: int) 
 class StateFolder:
     """Where one run's checkpoints lie. Opened by :func:`begin` or :func:`reopen`."""
 
-    def __init__(self, path: Path, begun: Begun, say: Say) -> None:
+    def __init__(
+        self, path: Path, begun: Begun, say: Say, whole: "StateFolder | None" = None
+    ) -> None:
         self.path, self.begun = path, begun
         self._say = say
+        self._whole = whole or self
         self._opened = time.monotonic()
         self._earlier_s = 0.0
+
+    def of_member(self, number: int) -> "StateFolder":
+        """Return the folder below this one for one of the run's several networks, from 0."""
+        path = self.path / f"member-{number}"
+        path.mkdir(exist_ok=True)
+        named = f"network {number + 1}"
+        return StateFolder(path, self.begun, lambda words: self._say(f"{named}: {words}"), self)
 
     @property
     def spent_s(self) -> float:
         """Seconds spent on this run, those before the checkpoint that it went on from included."""
-        return self._earlier_s + time.monotonic() - self._opened
+        whole = self._whole
+        return whole._earlier_s + time.monotonic() - whole._opened  # noqa: SLF001 - the same class
 
     def went_on_from(self, facts: dict[str, Any]) -> None:
         """Take note of the checkpoint that training goes on from, and say so."""
-        self._earlier_s = float(facts["seconds"])
+        self._whole._earlier_s = float(facts["seconds"])  # noqa: SLF001 - the same class
         self._say(f"goes on in epoch {facts['epoch']} after step {facts['step']}")
 
     def write(self, data: bytes, epoch: int, step: int) -> None:
@@ -228,7 +239,7 @@ def reopen(root: Path, now: Begun, info: DatasetInfo, say: Say) -> Iterator[Stat
     if differing:
         say(f"note: the weights will not be bit-equal to an unbroken run: {'; '.join(differing)}")
     with _locked(folder, begun.run_id):
-        for part in folder.glob(".*.part"):
+        for part in folder.rglob(".*.part"):
             part.unlink()  # a checkpoint that was being written when the process was killed
         yield StateFolder(folder, begun, say)
 

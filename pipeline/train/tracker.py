@@ -20,7 +20,7 @@ class Tracker:
     def __init__(self, run: runs.TrackedRun, task: Task, progress: Progress, say: Say) -> None:
         self._run, self._progress, self._say = run, progress, say
         self._images = len(task.rows["train"])
-        self._epochs = task.plan.learning.epochs
+        self._epochs = task.plan.learning.epochs * task.plan.network.members
         batch = task.plan.learning.batch
         self._steps = max(1, round(self._images / batch))
         self._started = self._trained = time.perf_counter()
@@ -48,7 +48,7 @@ class Tracker:
         if torch.cuda.is_available():
             metrics["mem/gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
         self._run.log_metrics(metrics, step=epoch)
-        self._run.flush()
+        self._run.post()  # sent by a thread of its own: training doesn't wait for the store
         self._line = f", tune AUC {metrics['tune/auc']:.3f}"
         self._say(
             f"epoch {epoch}/{self._epochs}: train loss {metrics['train/loss']:.4f}, "

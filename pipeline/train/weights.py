@@ -97,12 +97,13 @@ def _from_file(network: EvidenceNetwork, file: Path) -> str:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise TrainingError("the weights can't be read", where=file) from error
-    # a package of ours holds the whole network; only its backbone fits other labels
-    whole = any(name.startswith("backbone.") for name in tensors)
+    # a package of ours holds one or several whole networks; only a backbone fits other labels
+    places = ("backbone.", "members.0.backbone.")
+    place = next((own for own in places if any(name.startswith(own) for name in tensors)), "")
     state = {
-        name.removeprefix("backbone."): tensor
+        name.removeprefix(place): tensor
         for name, tensor in tensors.items()
-        if name.startswith("backbone.") or not whole
+        if name.startswith(place)
     }
     try:
         network.backbone.load_state_dict(state)

@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,13 @@ class World:
     def share(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return this process's part of a batch."""
         return indices[self.rank :: self.size]
+
+    def take(self, array: NDArray[Any]) -> torch.Tensor:
+        """Return an array on this process's device; a GPU fetches it while it computes."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
 
     def average_gradients(self, network: nn.Module) -> None:
         """Replace every gradient by its mean over the processes."""

@@ -3,7 +3,8 @@
 import pytest
 
 from data_schemas.errors import TrackingError
-from pipeline.tracking import runs, store
+from pipeline.tracking import store
+from pipeline.tracking.children import child_runs
 from pipeline.tracking.runs import tracked_run
 
 
@@ -24,13 +25,13 @@ def test_a_parent_whose_child_failed_does_not_finish_silently(mlflow_uri):
         with pytest.raises(ZeroDivisionError):
             fold(parent, 2)
         fold(parent, 3)
-    found = runs.children(mlflow_uri, parent.run_id)
+    found = child_runs(mlflow_uri, parent.run_id)
     assert [(one.name, one.status) for one in found] == [
-        ("fold 1", "FINISHED"),
-        ("fold 2", "FAILED"),
         ("fold 3", "FINISHED"),
+        ("fold 2", "FAILED"),
+        ("fold 1", "FINISHED"),
     ]
-    assert found[2].metrics["tune/auc"] == pytest.approx(0.83)
+    assert found[0].metrics["tune/auc"] == pytest.approx(0.83)
     assert all(one.tags["mlflow.parentRunId"] == parent.run_id for one in found)
     said = tags(mlflow_uri, parent.run_id)
     assert said["hilum.children"] == "1 FAILED, 2 FINISHED"
@@ -48,7 +49,7 @@ def test_a_child_that_is_not_caught_fails_its_parent_too(mlflow_uri):
 
     with pytest.raises(KeyboardInterrupt):
         search()
-    (child,) = runs.children(mlflow_uri, kept[0])
+    (child,) = child_runs(mlflow_uri, kept[0])
     assert child.status == "KILLED"
     assert store.open_client(mlflow_uri).get_run(kept[0]).info.status == "KILLED"
     assert tags(mlflow_uri, kept[0])["hilum.failed_children"] == child.run_id
@@ -57,7 +58,7 @@ def test_a_child_that_is_not_caught_fails_its_parent_too(mlflow_uri):
 def test_a_run_without_children_says_nothing_of_them(mlflow_uri):
     with tracked_run(mlflow_uri, "eyes", "alone") as run:
         pass
-    assert runs.children(mlflow_uri, run.run_id) == []
+    assert child_runs(mlflow_uri, run.run_id) == []
     assert "hilum.children" not in tags(mlflow_uri, run.run_id)
 
 

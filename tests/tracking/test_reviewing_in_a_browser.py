@@ -3,7 +3,6 @@
 `make docs-shots` runs these tests on a larger cohort and keeps the pictures in docs/pictures.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -33,6 +32,7 @@ from pipeline.ingest.ingest import Options, ingest
 from pipeline.ingest.store import open_dataset
 from pipeline.tracking import endings, shown
 from pipeline.tracking.registry import register
+from pipeline.tracking.store import open_client
 from pipeline.train.run import Place, train
 from pipeline.train.world import open_world
 
@@ -41,7 +41,9 @@ SCREEN = {"width": 1440, "height": 900}
 KEPT = os.environ.get("HILUM_SHOTS", "")
 PATIENTS, EPOCHS = (160, 14) if KEPT else (40, 2)
 MOST_BYTES = 200_000
-QUIET = 'try{localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1","true")}catch(e){}'
+QUIET = (
+    'try{localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1","true")}catch(e){}'
+)
 """MLflow opens its assistant at the first visit of a server on one's own machine; a reviewer closes it."""
 PLAIN = """pairs => {
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
@@ -76,7 +78,7 @@ def _free_port():
 
 def _answers(url):
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310 - our own
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
@@ -141,9 +143,7 @@ def seen(server, tmp_path_factory):
     evaluate_run(run_id, out, server, silent)
     package = final_package(run_id, server, base / "final", name="phantoms")
     version = register(server, run_id, package.folder, "phantoms", "champion")
-    asked = f"{server}/api/2.0/mlflow/runs/get?run_id={run_id}"
-    with urllib.request.urlopen(asked) as answer:
-        home = json.load(answer)["run"]["info"]["experiment_id"]
+    home = open_client(server).get_run(run_id).info.experiment_id
     folder = Path(KEPT or tempfile.mkdtemp(dir=base)).absolute()
     folder.mkdir(exist_ok=True)
     return Seen(server, home, run_id, version, folder, base)
@@ -188,7 +188,7 @@ def _keep(seen, view, name):
 
 def _inside(box, below=0.0):
     assert box is not None
-    across = 0 <= box["x"] and box["x"] + box["width"] <= SCREEN["width"]
+    across = box["x"] >= 0 and box["x"] + box["width"] <= SCREEN["width"]
     return across and below <= box["y"] and box["y"] + box["height"] <= SCREEN["height"]
 
 
@@ -279,9 +279,7 @@ def test_pictures_and_tables_show_something(seen, view):
 
 
 def test_pictures_of_mistakes_open_as_artifacts(seen, view):
-    asked = f"{seen.url}/api/2.0/mlflow/artifacts/list?run_id={seen.run_id}&path=images"
-    with urllib.request.urlopen(asked) as answer:
-        files = [one["path"] for one in json.load(answer)["files"]]
+    files = [one.path for one in open_client(seen.url).list_artifacts(seen.run_id, "images")]
     shown_of = [path for path in files if "mistakes~" in path and path.endswith(".png")]
     assert shown_of
     best = next((path for path in shown_of if "test_" in path), shown_of[0])

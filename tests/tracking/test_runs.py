@@ -91,10 +91,11 @@ def test_a_finished_run_holds_everything(mlflow_uri, tmp_path):
 def test_metrics_are_one_request_per_flush(mlflow_uri, monkeypatch):
     with tracked_run(mlflow_uri, "eyes", "batched") as run:
         calls = []
-        real = run._client.log_batch
-        monkeypatch.setattr(
-            run._client, "log_batch", lambda *a, **k: (calls.append(k), real(*a, **k))
-        )
+        run.set_tags({"hilum.stage": "train"})
+        run.flush()
+        client = run._sender._delivery._client
+        real = client.log_batch
+        monkeypatch.setattr(client, "log_batch", lambda *a, **k: (calls.append(k), real(*a, **k)))
         run.log_metrics({f"train/m{number}": 1.0 for number in range(40)}, step=1)
         assert calls == []
         run.flush()

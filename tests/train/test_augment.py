@@ -1,14 +1,12 @@
 """Augmentation: what is drawn depends on seed, epoch and image, and the label stays."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_schemas.plan import Augmentation
-from pipeline.train.augment import _mix, draws, matrices, policy, tables
+from pipeline.train.augment import _mix, draws, matrices, policy, spread, tables
 
 STILL = Augmentation(
     flip_horizontal=False, rotation_deg=0, zoom=0, shift=0, brightness=0, contrast=0
@@ -60,9 +58,10 @@ def test_the_same_pictures_however_the_work_is_shared_out(data):
     whole = change(images, ids, epoch)
     order = np.array(data.draw(st.permutations(range(n))))
     parts = np.array_split(order, data.draw(st.integers(1, n)))
-    with ThreadPoolExecutor(data.draw(st.integers(1, 4))) as pool:
-        made = list(pool.map(lambda part: change(images[part], ids[part], epoch), parts))
+    made = [change(images[part], ids[part], epoch) for part in parts]
     assert np.array_equal(np.concatenate(made), whole[order])
+    threads = data.draw(st.integers(1, 5))
+    assert np.array_equal(spread(change, threads)(images, ids, epoch), whole)
 
 
 @pytest.mark.parametrize("plan", [STILL, Augmentation(enabled=False)])

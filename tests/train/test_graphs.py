@@ -12,7 +12,7 @@ from data_schemas.plan import NetworkPlan
 from pipeline.model.export import TOLERANCE, to_onnx
 from pipeline.model.runtime import OUTPUTS
 from pipeline.model.session import open_session
-from pipeline.train import networks, precision
+from pipeline.train import ensemble, networks, precision
 from pipeline.train.world import World
 
 CPU = torch.device("cpu")
@@ -124,3 +124,43 @@ def test_depthwise_convolutions_stay_in_float32_also_in_a_copy():
                 if module.groups > 1:
                     module.weight.mul_(1.5)
         assert not torch.equal(before, own(drawn(1, 64))[0])
+
+
+def members_of(count, size=32, **plan):
+    torch.manual_seed(0)
+    built = [networks.build(NetworkPlan(backbone="convnet", **plan), 3, size) for _ in range(count)]
+    return [settled(one, size) for one in built]
+
+
+@pytest.mark.parametrize(("views", "count"), [("mirror", 1), ("flips", 2), ("one", 3)])
+def test_several_networks_and_views_are_one_graph(views, count):
+    members = members_of(count, stride=8)
+    whole = ensemble.answering(members, views)
+    images = drawn(3, 32)
+    _, evidence, embedding = check_graph(whole, images)
+    assert evidence.shape[1:] == (3, 4, 4)
+    assert embedding.shape == (3, 128 * count)
+    assert whole.stride(32) == 8
+    turned = {"one": [[]], "mirror": [[], [2]], "flips": [[], [2], [1], [1, 2]]}[views]
+    with torch.no_grad():
+        each = torch.stack([one(images.flip(axes))[0] for one in members for axes in turned])
+        torch.testing.assert_close(whole(images)[0], each.mean(0))
+        # an image and its mirror image are the same to it, but for the map, which is mirrored
+        if views != "one":
+            found, mirrored = whole(images), whole(images.flip(2))
+            torch.testing.assert_close(found[0], mirrored[0])
+            torch.testing.assert_close(found[1], mirrored[1].flip(3))
+            assert not torch.allclose(members[0](images)[0], members[0](images.flip(2))[0])
+
+
+def test_views_of_enlarged_images_are_one_graph_too():
+    whole = ensemble.answering(members_of(1, size=20, stride=8), "mirror")
+    check_graph(whole, drawn(3, 20))
+    (enlarging,) = members_of(1, size=28)
+    enlarging.size = 50
+    check_graph(ensemble.answering([enlarging], "flips"), drawn(3, 28))
+
+
+def test_one_network_on_one_view_is_itself():
+    (only,) = members_of(1)
+    assert ensemble.answering([only], "one") is only

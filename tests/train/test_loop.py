@@ -1,5 +1,6 @@
 """The loop: stops before harm, keeps the best, averages, and goes the same way twice."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from data_schemas.errors import TrainingError
 from data_schemas.plan import Learning
-from pipeline.train.loop import Average, Training, build_optimiser, fit
+from pipeline.train.loop import Average, Training, build_optimiser, clip, fit
 from pipeline.train.world import World
 
 
@@ -108,6 +109,29 @@ def test_gradients_are_clipped_and_their_norm_is_told():
     assert heard[0][2] is None
 
 
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_clipping_is_torch_s_own(scale):
+    network = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
+    for parameter in network.parameters():
+        parameter.grad = scale * torch.randn_like(parameter)
+    found = copy.deepcopy([parameter.grad for parameter in network.parameters()])
+    norm = clip(network, 1.0)
+    clipped = [parameter.grad for parameter in network.parameters()]
+    for parameter, gradient in zip(network.parameters(), found, strict=True):
+        parameter.grad = gradient
+    assert norm == pytest.approx(float(nn.utils.clip_grad_norm_(network.parameters(), 1.0)))
+    for own, parameter in zip(clipped, network.parameters(), strict=True):
+        torch.testing.assert_close(own, parameter.grad)
+
+
+def test_the_average_takes_over_counters():
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = Average(network, 0.9)
+    network(torch.randn(8, 2))
+    average.update()
+    assert average.network[1].num_batches_tracked == 1
+
+
 def test_it_learns_and_goes_the_same_way_twice():
     ends = []
     for _ in range(2):
@@ -131,7 +155,7 @@ def test_the_average_follows_its_formula():
     for step in range(1, 40):
         with torch.no_grad():
             network.weight += 0.1
-        average.update(network)
+        average.update()
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * network.weight.detach()
     torch.testing.assert_close(average.network.weight, expected)

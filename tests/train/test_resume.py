@@ -380,7 +380,7 @@ def test_before_an_update_that_is_not_finite_it_fails_and_keeps_the_last_good_st
                 network.bias.fill_(float("nan"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "build_network", lambda *_: (network, ""))
+        patched.setattr(learning, "build_network", lambda *_: (network, ""))
         with pytest.raises(TrainingError, match="epoch 2, step 2") as failed:
             train(dataset, mlflow_uri, progress=poison)
     assert "learning.rate" in failed.value.mend
@@ -388,7 +388,7 @@ def test_before_an_update_that_is_not_finite_it_fails_and_keeps_the_last_good_st
     client = store.open_client(mlflow_uri)
     assert client.get_run(folder.name).info.status == "FAILED"
     faults = [entry.path for entry in client.list_artifacts(folder.name, "errors")]
-    assert faults == ["errors/traceback.txt"]
+    assert faults == ["errors/batch.json", "errors/traceback.txt"]
     # here a hand, not the plan, spoilt the weights: the state before that is good
     (spoilt,) = folder.glob("epoch-00002-step-0000001-*")
     spoilt.unlink()

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import PackageError
 from data_schemas.progress import Progress, silent
+from pipeline.model import decision
 from pipeline.model.runtime import Runtime
+from pipeline.model.scoring import explained_class
+from pipeline.train.backbones import LocalContrast
 from pipeline.train.look import answer, pictures, receptive
 from pipeline.train.look.passing import FirstLayer, Floats, Passing, Stage
 from pipeline.train.look.pictures import number
 from pipeline.train.look.subject import TOLERANCE, Seen, Subject
-from pipeline.train.networks import LocalContrast
 
 KEPT_BYTES = 600_000
 """Of exact first-layer maps; where all don't fit, those that vary most are kept."""
@@ -80,7 +82,7 @@ def contents(
         "contrast": any(isinstance(m, LocalContrast) for m in subject.network.modules()),
         "answer": {
             "primary": card.primary,
-            "verdict": answer.decision.decide(card, found.logits).verdict,
+            "verdict": decision.decide(card, found.logits).verdict,
             "outputs": answer.outputs_tree(card, found, seen),
         },
         "checks": [
@@ -215,7 +217,7 @@ def _fields(subject: Subject, passing: Passing, progress: Progress) -> dict[str,
     """Return receptive fields on a grid of units of every stage, and of the evidence map."""
     card = subject.package.card
     values = passing.evidence.detach()[0].numpy()
-    column = answer.explained_class(
+    column = explained_class(
         next(o for o in card.outputs if o.label == card.primary), passing.whole_logits
     )[1]
     peak = np.unravel_index(int(np.abs(values[column]).argmax()), values[column].shape)

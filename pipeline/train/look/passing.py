@@ -103,7 +103,7 @@ def send(subject: Subject, image: NDArray[np.uint8]) -> Passing:
     calls: list[_Call] = []
     outputs: list[Tensor] = []
 
-    def note(module: nn.Module, given: tuple[Any, ...], made: Any) -> Any:
+    def note(module: nn.Module, _given: tuple[Any, ...], made: Any) -> Any:
         if module in children:
             outputs.append(made)
             ends.append(len(calls))

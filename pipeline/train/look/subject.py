@@ -92,7 +92,7 @@ def put_together(package: Package, plan_file: Path | None) -> Subject:
 def _plans(card: Card, plan_file: Path | None) -> list[NetworkPlan]:
     if plan_file is not None:
         return [settings.resolve(Plan, [settings.from_file(plan_file)]).network]
-    return [NetworkPlan(backbone=card.backbone, stride=stride) for stride in STRIDES]  # type: ignore[arg-type]
+    return [NetworkPlan(backbone=card.backbone, stride=stride) for stride in STRIDES]
 
 
 def _fitting(

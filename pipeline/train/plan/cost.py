@@ -1,7 +1,7 @@
 """What a training will cost, from a few measured steps: time and memory, linear in the batch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data_schemas.plan import Plan
 
@@ -63,6 +63,7 @@ class Estimate:
     epochs: int
     members: int
     around_s: float  # of what comes before and after the epochs
+    folds: int = 0
 
     def memory_bytes(self, batch: int, accumulate: int = 1) -> float:
         """Return the peak of memory with such batches."""
@@ -90,8 +91,9 @@ class Estimate:
 
     @property
     def total_s(self) -> float:
-        """Seconds of the whole training."""
-        return self.members * self.member_s(self.epochs) + self.around_s
+        """Seconds of the whole training, of all folds if there are some."""
+        one = self.members * self.member_s(self.epochs) + self.around_s
+        return max(1, self.folds) * one
 
     @property
     def fits(self) -> bool:
@@ -100,20 +102,13 @@ class Estimate:
 
     def of(self, plan: Plan) -> "Estimate":
         """Return the estimate of a plan that differs in numbers only: epochs, batch, members."""
-        learning = plan.learning
-        return Estimate(
-            self.memory,
-            self.speed,
-            self.available_bytes,
-            self.device,
-            self.cores,
-            self.images,
-            self.tune,
-            learning.batch,
-            learning.accumulate,
-            learning.epochs,
-            plan.network.members,
-            self.around_s,
+        return replace(
+            self,
+            batch=plan.learning.batch,
+            accumulate=plan.learning.accumulate,
+            epochs=plan.learning.epochs,
+            members=plan.network.members,
+            folds=plan.folds,
         )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from data_schemas.plan import Plan
@@ -16,6 +16,7 @@ from pipeline.train import augment, networks
 from pipeline.train.loop import Training
 from pipeline.train.plan.cost import GIB, Estimate, Memory, Speed
 from pipeline.train.plan.machine import memory_for
+from pipeline.train.precision import suit
 from pipeline.train.world import World
 
 PROCESS_BYTES = int(0.75 * GIB)
@@ -87,15 +88,15 @@ def measure_speed(plan: Plan, shape: Shape, device: torch.device, seconds: float
 
     def step(images: Tensor) -> None:
         with world.autocast(precision):
-            maps = network.features(images)
+            logits = network(images)[0]
         # any loss will do: its share of a step is nothing beside the network's
-        network.judge(maps.float())[0].square().mean().backward()
+        logits.square().mean().backward()
         norm = clip_grad_norm_(network.parameters(), plan.learning.gradient_norm).item()
         training.take_step(0.0, norm)
 
     def look(images: Tensor) -> None:
         with torch.no_grad(), world.autocast(precision):
-            network.features(images)
+            network(images)
 
     part = max(1, math.ceil(plan.learning.batch / plan.learning.accumulate))
     small, large = max(2, part // 4), max(4, part // 2)
@@ -153,9 +154,7 @@ def _network(plan: Plan, shape: Shape, device: torch.device) -> networks.Evidenc
     # one member, one view: what a training step does; starting weights change no cost
     one = plan.network.model_copy(update={"members": 1, "views": "one"})
     network = networks.build(one, shape.outputs, shape.size)
-    if plan.learning.precision == "bf16":
-        network.to(memory_format=torch.channels_last)
-    network.to(device)
+    suit(network, device, plan.learning.precision)
     return network
 
 
@@ -165,9 +164,10 @@ def _drawn(batch: int, shape: Shape, device: torch.device) -> Tensor:
     return torch.randint(0, 256, sides, dtype=torch.uint8, generator=generator).to(device)
 
 
-def _kept_bytes(network: nn.Module, images: Tensor, world: World, precision: str) -> list[int]:
+def _kept_bytes(
+    network: networks.EvidenceNetwork, images: Tensor, world: World, precision: str
+) -> list[int]:
     """Return the bytes of each tensor that autograd keeps for the way back, weights left out."""
-    assert isinstance(network, networks.EvidenceNetwork)  # noqa: S101 - for the type checker
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept: dict[int, int] = {}
 
@@ -178,13 +178,12 @@ def _kept_bytes(network: nn.Module, images: Tensor, world: World, precision: str
         return tensor
 
     network.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with world.autocast(precision):
-            maps = network.features(images)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, world.autocast(precision):
         # held until all is counted: a freed tensor's place could be given to another one
-        logits = network.judge(maps.float())[0]
+        held = network(images)
     sizes = list(kept.values())
-    del logits
+    del held
     return sizes
 
 

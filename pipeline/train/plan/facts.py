@@ -231,3 +231,13 @@ def leaves(schema: type[Any] = Plan, above: str = "") -> list[str]:
         elif name != "schema_version":
             found.append(f"{above}{name}")
     return found
+
+
+def default_of(key: str) -> tuple[Any, str]:
+    """Return the schema's default of a dotted key, as plain values, and what the key means."""
+    tree: Any = Plan().model_dump(mode="json")
+    schema: Any = Plan
+    *above, name = key.split(".")
+    for part in above:
+        tree, schema = tree[part], schema.model_fields[part].annotation
+    return tree[name], schema.model_fields[name].description or "as the schema has it"

@@ -9,6 +9,7 @@ from data_schemas.fingerprint import Fingerprint
 from data_schemas.plan import Plan
 from pipeline.ingest.store import Dataset
 from pipeline.train import labels
+from pipeline.train.folds import REST
 from pipeline.train.plan.cost import Estimate
 from pipeline.train.plan.estimate import Shape, estimate
 from pipeline.train.plan.facts import Facts
@@ -66,7 +67,12 @@ def make_plan(dataset: Dataset, request: Request, seconds: float = 8.0) -> Made:
     )
     plan = plan_of(decide(facts, given), request.given)
     head = labels.resolve_head(plan, dataset.info)
-    shape = Shape(head.columns, dataset.info.size, dataset.info.channels, facts.train, facts.tune)
+    info = dataset.info
+    train, tune = facts.train, facts.tune
+    if plan.folds:  # see pipeline.train.folds: of what isn't sealed, all folds but one
+        others = (train + tune + facts.calibration) * (plan.folds - 1) / plan.folds
+        train, tune = (round(others * share) for _, share in REST[:2])
+    shape = Shape(head.columns, info.size, info.channels, train, tune)
     world = open_world(plan.device, plan.threads, plan.seed)
     facts.estimate = estimate(plan, shape, world.device, seconds)
     decisions = decide(facts, given)

@@ -1,8 +1,8 @@
 """The table of rules: every decision of a plan, when it is made, and why. Change numbers here.
 
-For each key of the plan the rows are tried from top to bottom; the first whose condition holds
-decides. A row sees the measured facts and what the rows above it decided. ``docs/generate.py``
-prints the table.
+The plan's keys are decided in their order. For each, the rows are tried from top to bottom; the
+first whose condition holds decides. A row sees the measured facts and the keys before its own.
+``docs/generate.py`` prints the table.
 """
 
 import math
@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.train.plan.facts import Facts, When
+from data_schemas.plan import Plan
+from pipeline.train.plan.facts import Facts, When, default_of, leaves
 
 Kind = Literal["fixed", "rule", "trial", "given"]
 """fixed: the same for every data set; rule: from the fingerprint; trial: from steps that were timed
@@ -187,6 +188,7 @@ FROM_CUT = Computed(
     "the classes from the cut on",
     lambda f: tuple(range(f.cut_grade, len(f.main.classes))) if f.main else (),
 )
+POINTS = tuple(point.model_dump(mode="json", exclude_defaults=True) for point in Plan().points)
 ENLARGED = Computed("4 x the stored size, at most 128", lambda f: min(4 * f.size, 128))
 
 # ---------------------------------------------------------------- the table
@@ -293,7 +295,7 @@ RULES: tuple[Rule, ...] = (
          "{f.tune} tuning images are enough to stop on"),
     Rule("learning.checkpoint_minutes", "fixed", ALWAYS, 5.0, "that much is lost at most when it is killed"),
     # augmentation
-    Rule("augmentation.library", "fixed", ALWAYS, "torchvision", "the fastest one here"),
+    Rule("augmentation.enabled", "fixed", ALWAYS, True, "the same images again and again are soon known by heart"),
     Rule("augmentation.flip_horizontal", "rule", SIDED, False, "`{f.side_label}` changes in a mirror"),
     Rule("augmentation.flip_horizontal", "fixed", ALWAYS, True, "no label says left or right"),
     Rule("augmentation.flip_vertical", "rule", SIDED, False, "`{f.side_label}` has an upright"),
@@ -322,13 +324,17 @@ RULES: tuple[Rule, ...] = (
          "{f.calibration} calibration images, {f.per_column} per logit: a shift of each can be fitted"),
     Rule("calibration", "rule", ALWAYS, "temperature",
          "{f.calibration} calibration images, {f.per_column} per logit, carry one number only"),
-    Rule("folds", "fixed", ALWAYS, 0, "the data set's own splits"),
+    Rule("folds", "fixed", ALWAYS, 0, "the data set's own splits; cross-validation: hilum train --folds 5"),
     Rule("operating.rule", "rule", ENOUGH_POSITIVES, "sensitivity",
          "{f.positives} positive calibration images can show a sensitivity of 0.85, also if two are missed"),
     Rule("operating.rule", "rule", ALWAYS, "youden",
          "{f.positives} positive calibration images can't show a sensitivity; fewer than 40"),
+    Rule("operating.name", "fixed", ALWAYS, "default", "the one that gives the verdict"),
     Rule("operating.target", "fixed", ALWAYS, 0.85, "to be shown by the lower bound of the interval"),
     Rule("operating.target_specificity", "fixed", ALWAYS, 0.85, "of the rules that ask for one"),
+    Rule("operating.cost_false_alarm", "fixed", ALWAYS, 1.0, "of the rule `cost` only: nobody has said what one costs"),
+    Rule("operating.cost_miss", "fixed", ALWAYS, 1.0, "of the rule `cost` only: nobody has said what one costs"),
+    Rule("points", "fixed", ALWAYS, POINTS, "to rule out and to rule in, where the images suffice"),
     # the run
     Rule("seed", "fixed", ALWAYS, 0, "any; the same one gives the same weights"),
     Rule("device", "fixed", ALWAYS, "auto", "a GPU where there is one"),
@@ -336,7 +342,7 @@ RULES: tuple[Rule, ...] = (
     Rule("threads", "rule", ALWAYS, 0, "all {f.cores} cores of this process"),
     Rule("accept_leaks", "fixed", ALWAYS, False, "splits that leak are refused"),
 )  # fmt: skip
-"""All decisions, in the order of the plan."""
+"""All decisions, in the order of the plan. A key without a row keeps the schema's default."""
 
 
 @dataclass(frozen=True)
@@ -357,13 +363,21 @@ def decide(facts: Facts, given: dict[str, Any] | None = None) -> tuple[Decision,
     given = given or {}
     facts.chosen.clear()
     decisions = []
-    for key in dict.fromkeys(rule.key for rule in RULES):
-        if key in given:
-            decision = Decision(key, given[key], "given", "asked for on the command line")
-        else:
-            rule = next(rule for rule in RULES if rule.key == key and rule.when.holds(facts))
-            value = rule.value.of(facts) if isinstance(rule.value, Computed) else rule.value
-            decision = Decision(key, value, rule.kind, rule.why.format(f=facts, value=value))
+    for key in leaves():
+        decision = (
+            Decision(key, given[key], "given", "asked for on the command line")
+            if key in given
+            else _decided(key, facts)
+        )
         facts.chosen[key] = decision.value
         decisions.append(decision)
     return tuple(decisions)
+
+
+def _decided(key: str, facts: Facts) -> Decision:
+    for rule in RULES:
+        if rule.key == key and rule.when.holds(facts):
+            value = rule.value.of(facts) if isinstance(rule.value, Computed) else rule.value
+            return Decision(key, value, rule.kind, rule.why.format(f=facts, value=value))
+    default, meaning = default_of(key)
+    return Decision(key, default, "fixed", f"the default; {meaning}")

@@ -135,6 +135,7 @@ def summary(estimate: Estimate) -> str:
         return f"{memory} Time was not measured."
     cores = f"{estimate.cores} core{'s' if estimate.cores > 1 else ''}"
     several = f", {estimate.members} networks" if estimate.members > 1 else ""
+    several += f", {estimate.folds} folds" if estimate.folds else ""
     return (
         f"{memory} Takes about {duration(estimate.total_s)} on "
         f"{cores if not estimate.speed.on_gpu else estimate.device}: "

@@ -82,6 +82,7 @@ def _prior_lines(evaluation: "Evaluation") -> list[str]:
     """Return the table of prior corrections."""
     if not evaluation.prevalence:
         return []
+    rows: list[tuple[str, ...]]
     rows = [("prior correction", "prevalence", "ECE", "log-loss", "sensitivity", "specificity")]
     for row in evaluation.prevalence:
         values = (row.prevalence, row.ece, row.log_loss, row.sensitivity, row.specificity)

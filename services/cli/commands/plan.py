@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from data_schemas import settings
 from data_schemas.errors import UsageError
 from services.cli.console import Console
+from services.cli.planning import refuse_no_folder
+from services.cli.tables import aligned
 
 if TYPE_CHECKING:
     from pipeline.train.plan.make import Made
@@ -87,16 +89,6 @@ def asked_for(assignments: list[str], labels: list[str]) -> settings.Layer:
     return layer
 
 
-def refuse_no_folder(folder: Path) -> None:
-    """Raise UsageError if there is no such folder."""
-    if not folder.is_dir():
-        raise UsageError(
-            "no such data set folder",
-            where=folder,
-            mend="write one: hilum ingest SOURCE --labels LABELS --out DATASET",
-        )
-
-
 def tree(made: "Made", path: Path) -> dict[str, Any]:
     """Return a plan as plain values, for --json."""
     estimate = made.estimate
@@ -120,9 +112,7 @@ def _text(made: "Made", path: Path, dataset: Path) -> str:
     from pipeline.train.plan.write import as_yaml, summary
 
     rows = [(d.key, as_yaml(d.value), d.kind, d.why) for d in made.decisions if d.kind != "fixed"]
-    widths = [max(len(row[k]) for row in rows) for k in range(3)]
-    heads = ("decision", "value", "kind", "why")
-    lines = [_row(row, widths) for row in [heads, *rows]]
+    lines = [aligned([("decision", "value", "kind", "why"), *rows])]
     fixed = [f"{d.key} {as_yaml(d.value)}" for d in made.decisions if d.kind == "fixed"]
     lines += ["", "the same for every data set (reasons in the file):"]
     lines += _wrapped(fixed)
@@ -131,11 +121,6 @@ def _text(made: "Made", path: Path, dataset: Path) -> str:
         lines.append("It does not fit: choose a smaller network or smaller images.")
     lines += ["", f"plan:  {path}", f"next:  hilum train {dataset}"]
     return "\n".join(lines)
-
-
-def _row(cells: tuple[str, ...], widths: list[int]) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
-    return "  ".join([*padded, cells[-1]]).rstrip()
 
 
 def _wrapped(words: list[str]) -> list[str]:

@@ -26,26 +26,23 @@ import argparse
 import math
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from data_schemas import settings
 from data_schemas.errors import UsageError
 from data_schemas.plan import Plan
-from services.cli.commands.plan import refuse_no_folder
 from services.cli.console import Console
 from services.cli.folds import folds_text, folds_tree, page_of
+from services.cli.planning import planned, refuse_no_folder
 from services.cli.settings import layers_of, preset_names, tracking_uri
 
 if TYPE_CHECKING:
+    from data_schemas.card import OperatingPoint
     from data_schemas.dataset import DatasetInfo
     from pipeline.ingest.store import Dataset
-    from pipeline.train.run import Trained
+    from pipeline.train.run import Place, Trained
     from pipeline.train.world import World
-
-PLAN_WAIT_S = 600.0
-"""How long the other processes wait for the plan that the first one makes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -113,9 +110,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
-    from pipeline.train.cross import assist_folds, cross_validate
+    from pipeline.train.cross import assist_folds
     from pipeline.train.plan.room import batch_place, refuse_without_room
-    from pipeline.train.run import Place, assist, train
+    from pipeline.train.run import Place, assist
     from pipeline.train.world import close_world, open_world
 
     check_uri(uri)
@@ -123,7 +120,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     info = dataset.info
     rank, size = _place_in_world()
     if not options.config:
-        layers = [_planned(options, dataset, (rank, size), console), *layers]
+        layers = [planned(options, dataset, (rank, size), console), *layers]
     plan = settings.resolve(Plan, layers)
     experiment, resume = options.experiment or info.name, ""
     state = (options.state or _default_state(uri)).absolute()
@@ -140,73 +137,26 @@ def run(options: argparse.Namespace, console: Console) -> int:
             uri, experiment, options.name or "", state, resume, images=not options.no_images
         )
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
-        if plan.folds:
-            crossed = cross_validate(dataset, plan, place, world, console.progress, console.say)
-        else:
-            trained = train(dataset, plan, place, world, console.progress, console.say)
+        answer = _carry_out(dataset, plan, place, world, console)
     finally:
         close_world(world)
-    if plan.folds:
-        console.result(folds_text(crossed, info, uri), folds_tree(crossed, info, uri, experiment))
-    else:
-        console.result(_text(trained, uri, options.dataset), _tree(trained, uri, experiment))
+    console.result(*answer)
     return 0
 
 
-def _planned(
-    options: argparse.Namespace, dataset: "Dataset", place: tuple[int, int], console: Console
-) -> settings.Layer:
-    """Return DATASET/plan.yaml as a layer; the first process makes it if there is none."""
-    from pipeline.train.plan.write import PLAN_FILE, inspect
+def _carry_out(
+    dataset: "Dataset", plan: Plan, place: "Place", world: "World", console: Console
+) -> tuple[str, dict[str, Any]]:
+    """Train, or cross-validate, and return what is printed: for a person, and as JSON."""
+    from pipeline.train.cross import cross_validate
+    from pipeline.train.run import train
 
-    path = options.dataset / PLAN_FILE
-    rank, size = place
-    if options.resume and (not options.assignments or not path.exists()):
-        return settings.Layer({})  # it goes on by its own plan
-    if not path.exists() and rank > 0:
-        _wait_for(path)
-    elif not path.exists():
-        console.say(f"no {path}: making it, as `hilum plan {options.dataset}` does ...")
-        layer = _make_plan(dataset, path, size, console)
-        if layer is not None:
-            return layer
-    elif inspect(path).dataset not in ("", dataset.info.content_sha256[:16]):
-        console.say(
-            f"note: {path} was made for other images; to make it anew: hilum plan {options.dataset}"
-        )
-    return settings.from_file(path)
-
-
-def _make_plan(
-    dataset: "Dataset", path: Path, size: int, console: Console
-) -> settings.Layer | None:
-    """Write the plan; return it as a layer where the folder can't be written to."""
-    from pipeline.train.plan.make import Request, make_plan
-    from pipeline.train.plan.write import summary, write_plan
-
-    made = make_plan(dataset, Request(settings.Layer({})))
-    console.say(summary(made.estimate))
-    try:
-        write_plan(path, made.text, made.fingerprint)
-    except UsageError as error:
-        if size > 1:  # the others wait for it
-            raise
-        console.say(f"note: {path} {error.what}; the plan is in the run only")
-        return settings.from_text(made.text, str(path))
-    return None
-
-
-def _wait_for(path: Path) -> None:
-    """Wait until the first process has written the plan, which appears whole."""
-    end = time.monotonic() + PLAN_WAIT_S
-    while not path.exists():
-        if time.monotonic() > end:
-            raise UsageError(
-                "the first process has not written the plan",
-                where=path,
-                mend="make it first: hilum plan DATASET; every machine must see the same file",
-            )
-        time.sleep(0.1)
+    info, uri, experiment = dataset.info, place.uri, place.experiment
+    if plan.folds:
+        crossed = cross_validate(dataset, plan, place, world, console.progress, console.say)
+        return folds_text(crossed, info, uri), folds_tree(crossed, info, uri, experiment)
+    trained = train(dataset, plan, place, world, console.progress, console.say)
+    return _text(trained, uri, dataset.folder), _tree(trained, uri, experiment)
 
 
 def _processes_here(size: int) -> int:
@@ -271,10 +221,14 @@ def _place_in_world() -> tuple[int, int]:
         raise UsageError("RANK and WORLD_SIZE must be numbers", where="environment") from error
 
 
+def _point_name(point: "OperatingPoint") -> str:
+    return point.label if point.name == "default" else f"{point.label}, {point.name}"
+
+
 def _text(trained: "Trained", uri: str, dataset: Path) -> str:
     auc = "undefined" if math.isnan(trained.tune_auc) else f"{trained.tune_auc:.4f}"
     points = "\n".join(
-        f"  {point.label}: positive at {point.high:.3f} or more ({point.rule})"
+        f"  {_point_name(point)}: positive at {point.high:.3f} or more ({point.rule})"
         for point in trained.points
     )
     return f"""run {trained.run_id}

@@ -1,0 +1,124 @@
+"""Several networks of one plan: trained one after another, stopped and gone on with, exported as one."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_schemas.plan import Learning, NetworkPlan, Plan
+from pipeline.model.decision import classes_of
+from pipeline.model.package import open_package
+from pipeline.model.runtime import Runtime
+from pipeline.tracking import store
+from pipeline.tracking.runs import download
+from pipeline.train import learning, networks, weights
+from pipeline.train import run as training
+from pipeline.train import state as states
+from pipeline.train.task import prepare
+from pipeline.train.world import World, open_world
+
+PLAN = Plan(
+    network=NetworkPlan(backbone="convnet", members=2, views="mirror", size=24, dropout=0.1),
+    learning=Learning(epochs=2, batch=16, rate=3e-3, checkpoint_minutes=1e-5),
+    seed=4,
+    threads=1,
+)
+
+
+def graded(memory_set, **more):
+    made = memory_set(kinds={"g": 4}, n=120, **more)
+    scale = made.info.labels[0].model_copy(update={"kind": "ordinal"})
+    made.info = made.info.model_copy(update={"labels": (scale,)})
+    return made
+
+
+def test_members_views_size_and_grades_go_into_one_package(memory_set, mlflow_uri, tmp_path):
+    """All of it at once, from the data set to the served graph's answer."""
+    dataset, said = graded(memory_set), []
+    place = training.Place(mlflow_uri, "tests", "tiny", Path("states").absolute())
+    world = open_world("cpu", 1, 0)
+    trained = training.train(dataset, PLAN, place, world, lambda *_: None, said.append)
+    client = store.open_client(mlflow_uri)
+    kept = client.get_run(trained.run_id)
+    assert kept.info.status == "FINISHED"
+    # epochs of the second network come after those of the first
+    history = client.get_metric_history(trained.run_id, "tune/kappa")
+    assert [entry.step for entry in history] == [1, 2, 3, 4]
+    assert "the mean of 2 networks, seeds 4 to 5" in kept.data.tags["mlflow.note.content"]
+    assert any(line.startswith("epoch 4/4") for line in said)
+    package = open_package(download(mlflow_uri, trained.run_id, "package", tmp_path))
+    (output,) = package.card.outputs
+    assert (output.link, output.columns) == ("cumulative", (0, 1, 2))
+    assert package.card.evidence_stride == 5  # 24 px in 3 cells, of 16 stored px
+    rows = dataset.indices("tune")
+    logits = Runtime(package).run(dataset.pixels(rows)).logits
+    assert logits.shape == (len(rows), 3)
+    # the figure of the run is that of the graph that answers
+    right = (classes_of(output, logits) == dataset.labels("g")[rows]).mean()
+    assert kept.data.metrics["best/accuracy"] == pytest.approx(right)
+    mirrored = Runtime(package).run(dataset.pixels(rows)[:, :, ::-1].copy()).logits
+    assert np.abs(mirrored - logits).max() < 1e-4
+    assert not Path("states").exists() or not list(Path("states").iterdir())
+    # its first network's backbone starts another training
+    again = networks.build(NetworkPlan(backbone="convnet"), 1, 16)
+    file = download(mlflow_uri, trained.run_id, "package/model.safetensors", tmp_path / "w")
+    assert "weights file" in weights.load(again, NetworkPlan(backbone="convnet", weights=str(file)))
+
+
+def digest(learned):
+    values = learned.network.state_dict().values()
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in values)).hexdigest()
+
+
+def carried_out(dataset, plan, state=None, track=lambda *_: None):
+    world = open_world("cpu", 1, plan.seed)
+    return learning.train_network(prepare(dataset, plan), world, track, state)
+
+
+@pytest.mark.parametrize("place", [(2, 1), (3, 2), (4, None)])
+def test_a_training_of_several_networks_goes_on_bit_for_bit(
+    memory_set, tmp_path, monkeypatch, place
+):
+    """Broken off in the first network, in the second, and after the very last step."""
+    monkeypatch.chdir(tmp_path)
+    dataset, said = graded(memory_set), []
+    heard = []
+
+    def broken(epoch, step, metrics):
+        heard.append(epoch)
+        if place == (epoch, step) or (place == (epoch, None) and metrics is not None):
+            raise ZeroDivisionError
+
+    begun = states.begun_with("r", PLAN, dataset.info, World())
+    with (
+        states.begin(Path("states"), begun, lambda _: None) as state,
+        pytest.raises(ZeroDivisionError),
+    ):
+        carried_out(dataset, PLAN, state, broken)
+    assert heard[-1] == place[0]
+    more = []
+    with states.reopen(Path("states"), begun, dataset.info, said.append) as state:
+        resumed = carried_out(dataset, PLAN, state, lambda epoch, *_: more.append(epoch))
+        assert state.spent_s > 0
+    assert min(more) >= place[0]  # no network learns twice
+    whole = carried_out(dataset, PLAN)
+    assert digest(resumed) == digest(whole)
+    assert resumed.fitted.best == whole.fitted.best
+    assert resumed.fitted.epochs == 4
+    assert said[0].startswith("network 1: goes on in epoch")
+
+
+def test_members_differ_only_in_their_seed(memory_set):
+    dataset = memory_set()
+    plan = PLAN.model_copy(update={"seed": 0})
+    first, second = carried_out(dataset, plan).network.members
+    lone = NetworkPlan(**{**plan.network.model_dump(), "members": 1, "views": "one"})
+    alone = carried_out(dataset, plan.model_copy(update={"network": lone, "seed": 1})).network
+    assert isinstance(alone, networks.EvidenceNetwork)
+    same = zip(second.state_dict().values(), alone.state_dict().values(), strict=True)
+    assert all((one == other).all() for one, other in same)
+    assert any(
+        (one != other).any()
+        for one, other in zip(first.parameters(), second.parameters(), strict=True)
+    )
