@@ -175,8 +175,12 @@ class TrackedRun:
 
     def log_files(self, folder: Path, path: str) -> None:
         """Store every file of ``folder``, as it is now, under the artifact folder ``path``."""
-        lies = self._sender.outbox.place_for_file()
-        shutil.copytree(folder, lies, dirs_exist_ok=True)
+        with self._sender.outbox.place_for_file() as lies:
+            for file in sorted(folder.rglob("*")):  # shutil.copytree hides what stopped it
+                if file.is_file():
+                    place = lies / file.relative_to(folder)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, place)
         self._sender.post("file", {"lies": lies.name, "name": "", "folder": path})
 
     def log_dataset(self, info: DatasetInfo, split: Split, rows: int) -> None:
@@ -219,8 +223,8 @@ class TrackedRun:
     @contextmanager
     def _staged(self, path: str) -> Iterator[Path]:
         folder, _, name = path.rpartition("/")
-        lies = self._sender.outbox.place_for_file()
-        yield lies / name
+        with self._sender.outbox.place_for_file() as lies:
+            yield lies / name
         self._sender.post("file", {"lies": lies.name, "name": name, "folder": folder})
 
 
