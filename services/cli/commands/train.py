@@ -77,7 +77,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="cross-validation by patient: K networks, each measured on patients it never saw "
         "(the plan's `folds`)",
     )
-    parser.add_argument("--name", help="name of the run (default: label and backbone)")
+    parser.add_argument("--name", help="name of the run (default: label, backbone and seed)")
+    parser.add_argument(
+        "--no-images",
+        action="store_true",
+        help="keep pictures of the data set (mistakes, augmentation) out of MLflow",
+    )
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
     parser.add_argument(
         "--state",
@@ -96,12 +101,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Train; 0 when the run finished."""
-    options.assignments += ["accept_leaks=true"] if options.accept_leaks else []
-    options.assignments += [] if options.folds is None else [f"folds={options.folds}"]
+    options.assignments += [
+        *(["accept_leaks=true"] if options.accept_leaks else []),
+        *([] if options.folds is None else [f"folds={options.folds}"]),
+    ]
     layers = layers_of("plans", options.config, options.assignments)
     settings.resolve(Plan, layers)  # before anything heavy is loaded
     uri = tracking_uri()
     refuse_no_folder(options.dataset)
+    _name_compiled_place()
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
@@ -126,8 +134,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if not world.is_first:
             (assist_folds if plan.folds else assist)(dataset, plan, world)
             _leave(world)
-        name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
-        place = Place(uri, experiment, name.strip(), state, resume)
+        place = Place(
+            uri, experiment, options.name or "", state, resume, images=not options.no_images
+        )
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
         with placed(layers):
             answer = _carry_out(dataset, plan, place, world, console)
@@ -207,6 +216,12 @@ def _plan_of(
     plan = given if options.config or options.assignments else begun.plan
     refuse_changes(begun, plan, info, size)
     return plan
+
+
+def _name_compiled_place() -> None:
+    # torch.compile's own place is below /tmp, where others could put code that we would load
+    place = Path.home() / ".hilum" / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
 
 
 def _place_in_world() -> tuple[int, int]:
