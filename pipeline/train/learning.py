@@ -18,6 +18,7 @@ from pipeline.train.loop import Fitted, Metrics, Training, fit
 from pipeline.train.mixing import Mixing, Part
 from pipeline.train.precision import suit
 from pipeline.train.state import StateFolder
+from pipeline.train.sync import share_statistics
 from pipeline.train.task import Task
 from pipeline.train.world import World
 
@@ -99,6 +100,7 @@ def build_network(task: Task, world: World) -> tuple[networks.EvidenceNetwork, s
     given = labels.balance(task.head, task.targets[task.rows["train"]], "none")
     networks.set_prior(network, torch.tensor(given.bias, dtype=torch.float32))
     suit(network, world.device, task.plan.learning.precision)
+    share_statistics(network, world)
     return network, licence
 
 

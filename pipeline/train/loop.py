@@ -105,8 +105,12 @@ class Training:
         self.history.append(metrics)
         if not self.best or _rank(metrics) > _rank(self.history[self.best_epoch - 1]):
             self.best_epoch = self.epoch
+            weights = judged.state_dict()
+            if not self.best:
+                self.best = {name: torch.empty_like(value) for name, value in weights.items()}
             # a copy, not a reference: state_dict() would go on changing with the training
-            self.best = copy.deepcopy(judged.state_dict())
+            for name, value in weights.items():
+                self.best[name].copy_(value)
         self.epoch, self.step = self.epoch + 1, 0
         self.losses, self.norms = 0.0, 0.0
         self.rate = self.schedule.get_last_lr()[0]
