@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pipeline.train.search import Trial
 
 _REASONS_AT = 40
+LEAST = 8
+"""Whole trials from which on something is said about importance."""
 
 
 def log_start(run: TrackedRun, task: Task) -> None:
@@ -59,12 +61,12 @@ def best_of(trials: Sequence["Trial"]) -> "Trial":
 def importances(study: "optuna.Study") -> dict[str, float]:
     """Return how much of the score's variation each setting explains, the most first (PED-ANOVA).
 
-    Watanabe et al. 2023. Nothing with fewer than four whole trials: it would be noise.
+    Watanabe et al. 2023. Nothing with fewer than :data:`LEAST` whole trials: it would be noise. Together they are 1.
     """
     import optuna
 
     whole = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-    if len(whole) < 4 or len({trial.value for trial in whole}) < 2:
+    if len(whole) < LEAST or len({trial.value for trial in whole}) < 2:
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)
@@ -117,7 +119,7 @@ def figure(trials: Sequence["Trial"], weights: dict[str, float]) -> Figure:
     history.grid(alpha=0.3)
     names = list(reversed(weights))
     bars.barh(names, [weights[name] for name in names], color=BLUE)
-    bars.set(title="importance: share of the score's variation", xlim=(0, 1))
+    bars.set(title="importance (PED-ANOVA, together 1)", xlim=(0, 1))
     if not names:
         bars.text(0.5, 0.5, "too few whole trials to say", ha="center", transform=bars.transAxes)
         bars.set(yticks=[])

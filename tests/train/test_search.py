@@ -19,7 +19,14 @@ from pipeline.tracking import store
 from pipeline.tracking.children import child_runs
 from pipeline.train import search_pages
 from pipeline.train.search import Trial
-from pipeline.train.search_space import SPACE, STRENGTH, changed, own_values, with_settings
+from pipeline.train.search_space import (
+    SPACE,
+    STRENGTH,
+    changed,
+    own_values,
+    space_table,
+    with_settings,
+)
 from services.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -185,3 +192,7 @@ def test_the_figure_says_when_there_is_too_little_to_say():
     drawn = search_pages.figure(trials, {})
     assert "too few whole trials" in drawn.axes[1].texts[0].get_text()
     assert search_pages.figure(trials, {"learning.rate": 0.7}).axes[1].patches[0].get_width() == 0.7
+
+
+def test_the_page_shows_the_space_that_is_searched():
+    assert space_table() in (ROOT / "docs/cross-validation.md").read_text(encoding="utf-8")

@@ -108,11 +108,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _text(found: "Searched", out: Path, dataset: Path, uri: str) -> str:
-    rows = [("trial", "state", "tune AUC", "s", "changes")]
+    rows = [("trial", "state", "tune AUC", "s", "tried (rate: a factor on the plan's)")]
     for one in found.trials:
-        changes = ", ".join(f"{key}={value:g}" for key, value in one.settings.items())
+        changes = ", ".join(f"{key} {value:.3g}" for key, value in one.values.items())
         cells = (str(one.number), one.state, f"{one.score:.4f}", f"{one.seconds:.0f}")
-        rows.append((*cells, changes or "none: the plan itself"))
+        rows.append((*cells, changes if one.settings else "the plan itself"))
     return f"""{aligned(rows)}
 
 run {found.run_id}: trial {found.best.number} is the best of {len(found.trials)}, tune AUC \
