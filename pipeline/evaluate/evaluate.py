@@ -15,13 +15,18 @@ from data_schemas.progress import Progress
 from data_schemas.terms import SPLITS, Split
 from pipeline.evaluate.answers import SplitAnswers, answer_split
 from pipeline.evaluate.figures import all_figures
+from pipeline.evaluate.log_review import log_review
 from pipeline.evaluate.measure import measure
 from pipeline.ingest.leaks.examine import kept_report
 from pipeline.ingest.store import Dataset, open_dataset
 from pipeline.model.package import open_package
 from pipeline.tracking.runs import continued_run
+from pipeline.tracking.shown import log_model_metrics
 
 PREDICTIONS_VERSION = "1"
+WITH_LIMITS = ("auc", "sensitivity", "specificity", "ece")
+SHOWN = (*WITH_LIMITS, "accuracy", "brier", "kappa", "ece_before", "indeterminate", "risk")
+"""Figures that become metrics of the run."""
 
 
 def evaluate_run(
@@ -65,8 +70,13 @@ def evaluate_run(
         run.log_dataset(dataset.info, split, evaluation.images)
         run.log_metrics(metrics_of(evaluation, answers.primary), step=0)
         run.flush()
-        for name, figure in all_figures(answers, evaluation).items():
+        figures = all_figures(answers, evaluation)
+        for name, figure in figures.items():
             run.log_figure(figure, f"figures/{_named(name, split)}.png")
+        if split == "test":
+            log_review(run, package, dataset, answers, evaluation, figures)
+            bound = metrics_of(evaluation, answers.primary)
+            log_model_metrics(run, bound, f"{dataset.info.name}-test", dataset.info.content_sha256)
         tables = Path(scratch) / "tables"
         write_predictions(answers, dataset, tables / f"{_named('predictions', split)}.parquet")
         run.log_files(tables, "evaluation")
@@ -78,9 +88,9 @@ def evaluate_run(
 def metrics_of(evaluation: Evaluation, primary: str) -> dict[str, float]:
     """Return the names and values for MLflow.
 
-    The primary label's figures come without its name and with their limits (``test/auc``,
-    ``test/auc_lo``, ``test/auc_hi``), other labels' as ``test/auc_LABEL``; what is undefined is
-    only counted.
+    Only the primary label's, without its name: ``test/auc``, ``test/auc_lo``, ``test/auc_hi``. An
+    MLflow page of more than some sixty names is read by nobody; other labels' figures stand in the
+    table ``eval/classes.json``, all of them in ``evaluation.json``. What is undefined is counted.
     """
     found: dict[str, float] = {"images": evaluation.images, "patients": evaluation.patients}
     undefined = 0
@@ -90,12 +100,13 @@ def metrics_of(evaluation: Evaluation, primary: str) -> dict[str, float]:
             found |= {f"{row.prior}_prevalence": row.prevalence}
     for key, interval in evaluation.statistics.items():
         what, _, label = key.partition("/")
-        name = what if label == primary else f"{what}_{label}"
-        if interval.value is None:
-            undefined += 1
+        undefined += interval.value is None
+        if label not in (primary, "official") or what not in SHOWN or interval.value is None:
             continue
+        name = what if label == primary else f"{what}_{label}"
         found[name] = interval.value
-        if label == primary and interval.low is not None and interval.high is not None:
+        bounded = what in WITH_LIMITS and label == primary
+        if bounded and interval.low is not None and interval.high is not None:
             found |= {f"{name}_lo": interval.low, f"{name}_hi": interval.high}
     found["undefined"] = undefined
     return {f"{evaluation.split}/{name}": value for name, value in found.items()}

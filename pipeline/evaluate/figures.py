@@ -89,7 +89,7 @@ def reliability(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
         few, many = int(filled_counts.min()), int(filled_counts.max())
         images = f"{few}" if few == many else f"{few} to {many}"
         title = f"{filled_counts.size} bins of {images} images"
-        axes.legend(loc="upper left", fontsize=8, title=title, title_fontsize=8)
+        axes.legend(loc="lower right", fontsize=8, title=title, title_fontsize=8)
     return figure
 
 

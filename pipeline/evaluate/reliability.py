@@ -74,16 +74,20 @@ def calibration_errors(
     return Errors(intervals[1], intervals[0], change, by_chance)
 
 
+def calibration_error(
+    labels: Integers, probabilities: Floats, patients: NDArray[np.str_]
+) -> Interval:
+    """Return ECE over 15 bins of equal mass, as :func:`calibration_errors` does."""
+    return calibration_errors(labels, probabilities, probabilities, patients).after
+
+
 def perfect_errors(probabilities: Floats, seed: int = 0) -> Floats:
     """Return the calibration errors of labels drawn from the probabilities themselves."""
     generator = np.random.default_rng(seed)
     values = np.asarray(probabilities, dtype=np.float64)
-    found = np.empty(PERFECT_DRAWS)
-    for index in range(PERFECT_DRAWS):
-        found[index] = Bins(
-            (generator.random(values.size) < values).astype(np.int64), values
-        ).error()
-    return found
+    bins = Bins(np.zeros(values.size, np.int64), values)
+    draws = (generator.random(values.size) < values for _ in range(PERFECT_DRAWS))
+    return np.array([bins.error(labels=drawn.astype(np.int64)) for drawn in draws])
 
 
 def recalibration(

@@ -253,27 +253,36 @@ class Bins:
             edges = np.linspace(0.0, 1.0, bins + 1)
             self._fixed = np.searchsorted(edges, self._values, side="right") - 1
 
-    def count(self, weights: NDArray[np.int64] | None = None) -> tuple[Floats, Floats, Floats]:
-        """Return per bin the sum of probabilities, of outcomes and of images; weights are [N]."""
+    def count(
+        self, weights: NDArray[np.int64] | None = None, labels: Integers | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return per bin the sum of probabilities, of outcomes and of images.
+
+        ``weights`` [N] says how often each image stands there, ``labels`` [N] takes the place of
+        the first ones.
+        """
+        truth = self._truth if labels is None else np.asarray(labels, dtype=np.float64)
         size = self._values.size
         images = np.bincount(self._place, weights=weights, minlength=size).astype(np.float64)
-        own = self._truth if weights is None else self._truth * weights
-        outcomes = np.bincount(self._place, weights=own, minlength=size).astype(np.float64)
+        own = truth if weights is None else truth * weights
+        outcomes = np.bincount(self._place, weights=own, minlength=size)
         index = self._fixed
         if index is None:
             ends = np.cumsum(images)
             middle = (ends - images / 2) * self._bins / max(ends[-1], 1.0) if size else ends
             index = middle.astype(np.intp)
         index = np.clip(index, 0, self._bins - 1)
-        means, shares, counts = (
-            np.bincount(index, weights=each, minlength=self._bins).astype(np.float64)
-            for each in (images * self._values, outcomes, images)
-        )
-        return means, shares, counts
 
-    def error(self, weights: NDArray[np.int64] | None = None) -> float:
+        def per_bin(values: NDArray[Any]) -> NDArray[np.float64]:
+            return np.bincount(index, weights=values, minlength=self._bins).astype(np.float64)
+
+        return per_bin(images * self._values), per_bin(outcomes), per_bin(images)
+
+    def error(
+        self, weights: NDArray[np.int64] | None = None, labels: Integers | None = None
+    ) -> float:
         """Return the counted mean of |probability - observed share|; ``nan`` for no images."""
-        expected, observed, images = self.count(weights)
+        expected, observed, images = self.count(weights, labels)
         total = float(images.sum())
         return float(np.abs(expected - observed).sum()) / total if total else math.nan
 

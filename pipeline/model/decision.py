@@ -171,7 +171,8 @@ def classes_of(output: Output, logits: Logits) -> NDArray[np.int64]:
     shares = calibrated(output, np.asarray(logits, dtype=np.float64))
     if output.link == "cumulative":
         expected = shares @ np.arange(shares.shape[1])
-        return np.asarray(np.floor(expected + 0.5), np.int64)
+        grades: NDArray[np.int64] = np.floor(expected + 0.5).astype(np.int64)
+        return grades
     return np.asarray(np.argmax(shares, axis=1), np.int64)
 
 

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from data_schemas.card import Card
 from data_schemas.contract import Contract
 from data_schemas.errors import PackageError
+from pipeline.model.export_check import RealImages, check_export
 from pipeline.model.package import (
     GRAPH,
     VERIFICATION,
     WEIGHTS,
     Verification,
     check_documents,
+    open_package,
     pack_verification,
     write_package,
 )
@@ -50,6 +52,7 @@ def export_package(
     card: Card,
     contract: Contract,
     folder: Path,
+    real: RealImages | None = None,
 ) -> Card:
     """Export a network and check the exported graph against it on real images.
 
@@ -59,11 +62,15 @@ def export_package(
         ``forward(images uint8 [N, S, S, C]) -> (logits [N, K], evidence [N, K, h, w],
         embedding [N, D])`` with ``logits == evidence.mean((2, 3)) + bias``.
     images
-        Real prepared images, uint8 [n, S, S, C], n >= 1; the first of them travel with the package.
+        Prepared images, uint8 [n, S, S, C], n >= 1; the first of them travel with the package.
     card, contract
-        The documents; ``onnx_max_logit_difference`` and ``parameters`` of the card are filled here.
+        The documents; ``onnx_max_logit_difference``, ``checks`` and ``parameters`` of the card are
+        filled here.
     folder
         Where the package goes; must not exist, or be empty.
+    real
+        Images of the data set, on which the package is checked from bytes to verdict; ``None``:
+        it isn't, and the card has no ``checks``.
 
     Returns
     -------
@@ -75,6 +82,8 @@ def export_package(
     PackageError
         If the documents disagree, the graph's answers differ from torch's by more than 1e-4, or
         the evidence doesn't sum to the logit. Nothing is written then.
+    TrainingError
+        If the package doesn't answer as the network does on ``real``. Nothing is written then.
     """
     check_documents(card, contract, where=folder)
     _check_images(images, card)
@@ -91,6 +100,19 @@ def export_package(
     )
     kept = Verification(images[:KEPT_IMAGES], expected.logits[:KEPT_IMAGES], bias)
     files = {GRAPH: graph, WEIGHTS: weights, VERIFICATION: pack_verification(kept)}
+    if real is not None:
+        _check_images(real.pixels, card)
+        with tempfile.TemporaryDirectory() as scratch:
+            trial = Path(scratch) / "package"
+            write_package(trial, files, filled, contract)
+            found = check_export(
+                open_package(trial),
+                contract,
+                real,
+                images,
+                lambda asked: _torch_answers(settled, asked).logits,
+            )
+        filled = filled.model_copy(update={"checks": (found,)})
     write_package(folder, files, filled, contract)
     return filled
 

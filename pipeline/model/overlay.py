@@ -37,7 +37,17 @@ _AGAINST = np.array([[15, 35, 120], [25, 75, 175], [45, 120, 215], [80, 165, 240
 def overlay_png(
     picture: NDArray[np.uint8], evidence: NDArray[np.floating[Any]], region: Region, *, unit: float
 ) -> bytes:
-    """Return a PNG of ``evidence`` [h, w] drawn over ``picture`` [H, W, 3].
+    """Return :func:`overlay_pixels` as a PNG."""
+    buffer = io.BytesIO()
+    drawn = overlay_pixels(picture, evidence, region, unit=unit)
+    Image.fromarray(drawn).save(buffer, "PNG", optimize=False)
+    return buffer.getvalue()
+
+
+def overlay_pixels(
+    picture: NDArray[np.uint8], evidence: NDArray[np.floating[Any]], region: Region, *, unit: float
+) -> NDArray[np.uint8]:
+    """Return ``evidence`` [h, w] drawn over ``picture`` [H, W, 3], as RGB.
 
     Parameters
     ----------
@@ -68,9 +78,7 @@ def overlay_png(
     drawn = light * (1 - weight) + shaded * weight
     drawn[_outline(strength >= HALF)] = (255, 255, 255)
     drawn[_outline(strength <= -HALF)] = (170, 215, 255)
-    buffer = io.BytesIO()
-    Image.fromarray(np.round(drawn).astype(np.uint8)).save(buffer, "PNG", optimize=False)
-    return buffer.getvalue()
+    return np.round(drawn).astype(np.uint8)
 
 
 def _on_picture(

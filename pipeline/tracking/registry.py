@@ -31,6 +31,8 @@ from pipeline.tracking.store import (
 SUMS = "SHA256SUMS"
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 PACKAGE_TAG = "hilum.package_sha256"
+RECORD_TAG = "hilum.model"
+"""The run's tag that holds the id of its model record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,9 @@ def register(uri: str, run_id: str, folder: Path, name: str, alias: str) -> str:
         version = _create_version(client, uri, name, model_id, run_id)
         before = client.get_registered_model(name).aliases.get(alias, "")
         client.set_registered_model_alias(name, alias, version)
+        note = client.get_run(run_id).data.tags.get("mlflow.note.content", "")
+        if note:  # what a reviewer reads on the run's page stands on the version's, too
+            client.update_model_version(name, version, note)
         for key, value in {
             PACKAGE_TAG: digest,
             "hilum.promoted.alias": alias,
@@ -260,7 +265,14 @@ def _log_model(client: object, run_id: str, folder: Path, name: str, digest: str
     from mlflow.tracking import MlflowClient
 
     assert isinstance(client, MlflowClient)  # noqa: S101 - for the type checker
-    experiment_id = client.get_run(run_id).info.experiment_id
+    run = client.get_run(run_id)
+    record = run.data.tags.get(RECORD_TAG, "")
+    # the run's own record, unless it became another version already: versions don't change
+    if record and PACKAGE_TAG not in client.get_logged_model(record).tags:
+        client.log_model_artifacts(record, str(folder))
+        client.set_logged_model_tags(record, {PACKAGE_TAG: digest})
+        return str(record)
+    experiment_id = run.info.experiment_id
     # "external" is MLflow's word for a model in no flavour of its own: ours is ONNX and documents
     model = client.create_logged_model(
         experiment_id,

@@ -2,16 +2,21 @@
 
 import numpy as np
 
-from data_schemas.card import OperatingPoint
+from data_schemas.card import Card, OperatingPoint
 from data_schemas.terms import Split
 from pipeline.evaluate.calibration import Calibration, fit_calibration
 from pipeline.evaluate.operating_points import choose, further
+from pipeline.model.export_check import RealImages
 from pipeline.train import judge
 from pipeline.train.ensemble import AnyNetwork
+from pipeline.train.labels import Floats
 from pipeline.train.learning import split_logits
 from pipeline.train.loop import Metrics
 from pipeline.train.task import Calibrated, Task
 from pipeline.train.world import World
+
+CHECKED_IMAGES = 64
+"""Images of the tuning split on which the exported package is compared with the network."""
 
 
 def calibrate(network: AnyNetwork, task: Task, world: World) -> Calibrated:
@@ -47,6 +52,33 @@ def calibrate(network: AnyNetwork, task: Task, world: World) -> Calibrated:
         metrics |= judge.calibration_metrics(truth, probability, tail)
         metrics |= _metrics(fitted, point, tail)
     return Calibrated(tuple(outputs), (*points, *more), split, logits, metrics, tuple(notes))
+
+
+def checked_images(task: Task, calibrated: Calibrated, tune_logits: Floats) -> RealImages:
+    """Return images of the tuning split for the export's check: those nearest to the threshold, and others.
+
+    ``tune_logits`` [N, K] are of the tuning split, in order.
+    """
+    place, rows = task.head.primary_index, task.rows["tune"]
+    probability = judge.positive(calibrated.outputs[place], tune_logits)
+    order = np.argsort(np.abs(probability - calibrated.points[place].high), kind="stable")
+    near, rest = order[: CHECKED_IMAGES // 2], order[CHECKED_IMAGES // 2 :]
+    spread = np.linspace(0, len(rest) - 1, min(CHECKED_IMAGES // 2, len(rest))).astype(int)
+    chosen = rows[np.concatenate([near, rest[spread]])]
+    return RealImages(np.ascontiguousarray(task.dataset.pixels(chosen)), "tune")
+
+
+def export_metrics(card: Card) -> Metrics:
+    """Return ``checks/...``: how far the exported package is from the network."""
+    (check,) = card.checks
+    return {
+        "checks/onnx_difference": card.onnx_max_logit_difference,
+        "checks/images": float(check.images),
+        "checks/probability_difference": check.max_probability_difference,
+        "checks/changed_verdicts": float(check.changed_verdicts),
+        "checks/near_threshold": float(check.near_threshold),
+        "checks/from_bytes": float(check.from_bytes),
+    }
 
 
 def _metrics(fitted: Calibration, point: OperatingPoint, tail: str) -> Metrics:

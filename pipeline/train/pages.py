@@ -1,10 +1,19 @@
-"""What a reviewer sees of a training run: the note at the top of its page, and the figures."""
+"""What a reviewer sees of a training run: note, figures, mistakes, the model's record, the list's view."""
+
+import math
+import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from data_schemas.card import Card, OperatingPoint
 from data_schemas.terms import Split
+from pipeline.evaluate import mistakes
+from pipeline.evaluate.review import Review, count, note, of_data, refused
+from pipeline.evaluate.review_page import PAGE, Content, facts_of, review_page
+from pipeline.tracking import shown
 from pipeline.tracking.runs import TrackedRun
 from pipeline.train import augment, figures, judge
 from pipeline.train.labels import Floats
@@ -13,6 +22,17 @@ from pipeline.train.task import Calibrated, Task
 
 SHEET_IMAGES = 6
 SHEET_EPOCHS = 3
+VIEW_METRICS = (
+    *("test/auc", "test/auc_lo", "test/auc_hi", "test/sensitivity", "test/specificity"),
+    *("test/ece", "test/patients"),
+)
+"""Columns of the experiment's saved view `Review`."""
+EXPERIMENT_NOTE = """**How to read this list.** One line is one training. Open **Views, Review** above the list: \
+it shows AUC on the sealed test split with its 95 % limits, sensitivity and specificity at the stored threshold, \
+calibration error and patients. An empty `test/auc` means: not judged yet (`hilum evaluate RUN`). \
+`best/auc` is of the tune split, which chose the epoch: it flatters. Compare runs only on the same data set \
+(column Dataset: same digest). A run's page answers five questions in its first lines.
+"""
 
 
 def log_pages(
@@ -21,11 +41,10 @@ def log_pages(
     calibrated: Calibrated,
     tune_logits: Floats,
     fitted: Fitted,
-) -> None:
-    """Draw and store the run's figures."""
-    run.log_figure(
-        figures.learning_curves(fitted.history, fitted.best_epoch), "figures/learning.png"
-    )
+) -> dict[str, Figure]:
+    """Draw and store the run's figures; return those of its page."""
+    learning = figures.learning_curves(fitted.history, fitted.best_epoch)
+    run.log_figure(learning, "figures/learning.png")
     splits = {str(split): rows for split, rows in task.rows.items()}
     counts = figures.class_counts(task.head.outputs, task.targets, splits)
     run.log_figure(counts, "figures/classes.png")
@@ -51,56 +70,127 @@ def log_pages(
     run.log_figure(reliability, "figures/reliability.png")
     histogram = figures.score_histogram(truth, probability, calibrated.points[place])
     run.log_figure(histogram, "figures/scores.png")
-    run.log_figure(_sheet(task), "figures/augmentation.png")
+    return {"learning": learning, "reliability": reliability, "scores": histogram}
 
 
-def note(task: Task, fitted: Fitted, calibrated: Calibrated, card: Card) -> str:
-    """Return the run's note in Markdown: what a clinical reviewer reads in one minute."""
-    info = task.info
+def log_mistakes(
+    run: TrackedRun, task: Task, calibrated: Calibrated, tune_logits: Floats, epoch: int
+) -> None:
+    """Show the best epoch's worst mistakes on the tune split, and what augmentation does.
+
+    The pictures are the data set's own prepared arrays, which carry no name and no header.
+    """
+    sheet = _sheet(task)
+    shown.log_image(run, mistakes.as_pixels(sheet), "pictures/augmentation", 0)
     place = task.head.primary_index
-    rows = "\n".join(
-        f"| {split} | {len(own)} | {_positives(task, split)} |" for split, own in task.rows.items()
+    output, point = calibrated.outputs[place], calibrated.points[place]
+    rows = task.rows["tune"]
+    labelled = task.targets[rows, place]
+    known = np.flatnonzero(labelled >= 0)
+    probability = judge.positive(output, tune_logits[known])
+    truth = judge.is_positive(output, labelled[known])
+    found = mistakes.worst(truth, probability, point.high)
+    for kind in mistakes.WORDS:
+        own = [one for one in found if one.kind == kind]
+        chosen = own[: mistakes.SHOWN]
+        if not chosen:
+            continue
+        where = rows[known[[one.place for one in chosen]]]
+        captions = [
+            f"row {row}: {output.classes[task.targets[row, place]]}, p {one.probability:.2f}"
+            for row, one in zip(where, chosen, strict=True)
+        ]
+        word = mistakes.MANY[kind]
+        title = f"tune split, epoch {epoch}: {len(own)} {word}, the worst {len(chosen)} (truth, p)"
+        pictures = list(task.dataset.pixels(where))
+        shown.log_image(
+            run, mistakes.sheet(pictures, captions, title), f"mistakes/tune_{kind}", epoch
+        )
+
+
+def not_judged(
+    task: Task, fitted: Fitted, calibrated: Calibrated, tune_logits: Floats, card: Card
+) -> Review:
+    """Return the review of a run whose test split nobody has opened yet."""
+    info, place = task.info, task.head.primary_index
+    point, output = calibrated.points[place], calibrated.outputs[place]
+    labelled = task.targets[task.rows["tune"], place]
+    known = labelled >= 0
+    truth = judge.is_positive(output, labelled[known])
+    called = judge.positive(output, tune_logits[known]) >= point.high
+    missed, alarms = int((truth & ~called).sum()), int((called & (truth == 0)).sum())
+    early = ", stopped early" if fitted.stopped_early else ""
+    ece = calibrated.metrics.get("calibration/ece")
+    error = "" if ece is None else f"; calibration error (ECE) {ece:.3f}"
+    remarks = f"{count(len(card.notes), 'remark')}." if card.notes else "no remarks."
+    return Review(
+        good=f"Not judged on the test split yet. Tune AUC {fitted.best.get('tune/auc', math.nan):.3f}, "
+        f"which chose epoch {fitted.best_epoch} of {fitted.epochs}{early}",
+        sure=f"{calibrated.split} split ({count(point.images, 'image')}, {point.positives} positive): "
+        f"sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}{error}",
+        whom=f"trained on {count(len(task.rows['train']), 'image')} ({_positives(task, 'train')} positive), "
+        f"{count(info.patients, 'patient')} in all splits; {refused(info)}",
+        data=of_data(info, task.leaks),
+        wrong=f"{missed} of {int(truth.sum())} positives missed, {count(alarms, 'false alarm')} "
+        f"on the tune split; {remarks}",
+        flags=("not judged on the test split yet: hilum evaluate RUN", *card.notes),
     )
-    refused = sum(info.refused.values())
-    remarks = "\n".join(f"- {remark}" for remark in card.notes) or "- none"
-    positives = ", ".join(
-        card.outputs[place].classes[k] for k in card.outputs[place].positive_classes
+
+
+def log_review(run: TrackedRun, review: Review, card: Card, drawn: dict[str, Figure]) -> None:
+    """Log the run's note and page before its test split is measured; that replaces both."""
+    content = Content(
+        title=f"{card.primary}: {card.backbone} on {card.dataset_name}",
+        intended_use=card.intended_use,
+        review=review,
+        figures=drawn,
+        sheets={},
+        tables={},
+        remarks=[_point(point) for point in card.operating_points],
+        facts=facts_of(card, run.run_id),
     )
-    return f"""## {task.head.primary}: {card.backbone} on {info.name}
+    run.log_text(review_page(content), PAGE)
+    run.set_note(note(review, shown.link(run, PAGE)))
 
-**Intended use.** {card.intended_use}
 
-**Result so far.** Tune AUC {fitted.best.get("tune/auc", float("nan")):.3f} at epoch \
-{fitted.best_epoch} of {fitted.epochs}{" (stopped early)" if fitted.stopped_early else ""}. \
-The tune split selected this epoch, so the figure flatters; the honest one comes from \
-`hilum evaluate` on the sealed test split.
+def log_model(run: TrackedRun, task: Task, fitted: Fitted, card: Card, package: Path) -> None:
+    """Make the run's model record: the card, and how well the best epoch did on the tune split."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("card.json", "contract.json", "SHA256SUMS"):
+            shutil.copyfile(package / name, Path(scratch) / name)
+        params = {
+            "backbone": card.backbone,
+            "size": str(card.size),
+            "parameters": str(card.parameters),
+            "seed": str(task.plan.seed),
+            "best_epoch": str(fitted.best_epoch),
+        }
+        tags = {"hilum.plan_sha256": card.plan_sha256, "hilum.dataset": task.info.name}
+        name = f"{card.primary}-{card.backbone}"
+        shown.record_model(run, name, Path(scratch), params, tags)
+    best = {f"best/{name.partition('/')[2]}": value for name, value in fitted.best.items()}
+    best = {name: best[name] for name in ("best/auc", "best/loss", "best/accuracy") if name in best}
+    info = task.info
+    shown.log_model_metrics(run, best, f"{info.name}-tune", info.content_sha256)
 
-**Verdict.** Positive means {task.head.primary} = {positives}. {_point(calibrated.points[place])}
 
-**Data.** {info.images} images of {info.patients} patients at {info.size} px; {refused} files refused. \
-Leaks between the splits: {task.leaks}.
+def describe_experiment(run: TrackedRun) -> None:
+    """Say how the list of an experiment's runs is read, and save a view with the telling columns."""
+    named = [f"metrics.`{name}`" for name in VIEW_METRICS]
+    shown.describe_experiment(run, EXPERIMENT_NOTE, [*named, "params.`data.name`"])
 
-| split | images | positive |
-| --- | --- | --- |
-{rows}
 
-**Remarks**
-
-{remarks}
-
-**To reproduce.** `config/plan.yaml`, data set `{info.content_sha256[:16]}`, \
-contract `{info.contract_sha256[:16]}`, weights in `package/`. \
-The package's exported graph differs from the trained network by at most \
-{card.onnx_max_logit_difference:.1e} in a logit.
-"""
+def name_of(task: Task) -> str:
+    """Return a run's name: what is answered, by which network, from which seed."""
+    return f"{task.head.primary} {task.plan.network.backbone} seed {task.plan.seed}"
 
 
 def _point(point: OperatingPoint) -> str:
     low = "" if point.low == point.high else f", negative below {point.low:.3f}"
     return (
-        f"Called at a calibrated probability of {point.high:.3f} or more{low} "
+        f"{point.label}: positive at a calibrated probability of {point.high:.3f} or more{low} "
         f"(rule {point.rule}; on {point.images} calibration images, {point.positives} of them "
-        f"positive: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f})."
+        f"positive: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f})"
     )
 
 

@@ -19,15 +19,24 @@ from data_schemas.files import sha256_of_file
 from data_schemas.plan import Plan
 from data_schemas.progress import Progress
 from data_schemas.version import our_version
+from pipeline.evaluate.log_review import IMAGES_TAG
 from pipeline.model.export import export_package
 from pipeline.tracking import runs
-from pipeline.train.calibrating import calibrate
+from pipeline.train.calibrating import calibrate, checked_images, export_metrics
 from pipeline.train.ensemble import AnyNetwork
 from pipeline.train.faults import explained, may_go_on
 from pipeline.train.leaks import Leaks
 from pipeline.train.learning import split_logits, train_network
 from pipeline.train.loop import Fitted, Metrics
-from pipeline.train.pages import log_pages, note
+from pipeline.train.pages import (
+    describe_experiment,
+    log_mistakes,
+    log_model,
+    log_pages,
+    log_review,
+    name_of,
+    not_judged,
+)
 from pipeline.train.state import StateFolder, begin, begun_with, reopen
 from pipeline.train.task import Calibrated, Task, TrainingSet, prepare
 from pipeline.train.tracker import Say, Tracker
@@ -56,12 +65,13 @@ class Place:
 
     uri: str
     experiment: str
-    name: str
+    name: str  # empty: label, backbone and seed
     state: Path | None = None  # below it each run keeps its checkpoints; without it, none are kept
     resume: str = ""  # the run to go on with, instead of a new one
     parent: str = ""  # the run that this one is a part of: the cross-validation of a fold
     tags: Mapping[str, str] = field(default_factory=dict)  # beside those that every run has
     again: str = ""  # the command that goes on with it; empty: hilum train DATASET --resume RUN
+    images: bool = True  # whether MLflow may hold pictures of the data set
 
 
 def train(
@@ -93,29 +103,35 @@ def train(
     started = time.perf_counter()
     with opened(task, place, world, say) as (run, state):
         _log_start(run, task)
+        describe_experiment(run)
         learned = train_network(task, world, Tracker(run, task, progress, say), state)
         task = replace(task, notes=(*task.notes, *learned.notes))
         network, fitted = learned.network, learned.fitted
-        run.log_metrics(_finals(fitted, network), step=0)
+        run.log_metrics(_finals(fitted), step=0)
         calibrated = calibrate(network, task, world)
         run.log_metrics(calibrated.metrics, step=0)
         tune = task.rows["tune"]
         tune_logits = split_logits(network, task, tune, world, "fp32")
-        log_pages(run, task, calibrated, tune_logits, fitted)
+        drawn = log_pages(run, task, calibrated, tune_logits, fitted)
+        if place.images:
+            log_mistakes(run, task, calibrated, tune_logits, fitted.best_epoch)
         card = _card(task, run.run_id, network, calibrated, learned.licence)
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
             # a channels-last network holds its weights in an order that no file format wants
             network.to("cpu", memory_format=torch.contiguous_format)
-            card = export_package(network, drawn_images(task), card, task.dataset.contract, package)
+            real = checked_images(task, calibrated, tune_logits)
+            contract = task.dataset.contract
+            card = export_package(network, drawn_images(task), card, contract, package, real)
             digest = sha256_of_file(package / "model.safetensors")
-            run.log_metrics({"checks/onnx_difference": card.onnx_max_logit_difference}, step=0)
+            run.log_metrics(export_metrics(card), step=0)
             run.log_files(package, "package")
+            log_model(run, task, fitted, card, package)
         auc = fitted.best.get("tune/auc", math.nan)
         seconds = state.spent_s if state is not None else time.perf_counter() - started
         run.log_metrics({"time/total_s": seconds}, step=0)
         run.set_tags({"hilum.weights_sha256": digest})
-        run.set_note(note(task, fitted, calibrated, card))
+        log_review(run, not_judged(task, fitted, calibrated, tune_logits, card), card, drawn)
     return Trained(run.run_id, fitted.best_epoch, auc, digest, calibrated.points, seconds)
 
 
@@ -130,12 +146,12 @@ def opened(
             # first of all: a run that may not go on must not be touched
             now = begun_with(place.resume, task.plan, task.info, world)
             state = closing.enter_context(reopen(place.state or Path(), now, task.info, say))
-            tags = {**_tags(task), **place.tags, STATE_TAG: str(state.path)}
+            tags = {**_tags(task), **_own_tags(place), STATE_TAG: str(state.path)}
             again = runs.resumed_run(place.uri, place.resume, tags, outbox=place.state, say=say)
             run = closing.enter_context(again)
         else:
-            tags = {**_tags(task), **place.tags}
-            run = closing.enter_context(_new_run(place, tags, say))
+            tags = {**_tags(task), **_own_tags(place)}
+            run = closing.enter_context(_new_run(place, task, tags, say))
             if place.state is not None:
                 begun = begun_with(run.run_id, task.plan, task.info, world)
                 state = closing.enter_context(begin(place.state, begun, say))
@@ -156,13 +172,17 @@ def opened(
         state.remove()
 
 
+def _own_tags(place: Place) -> dict[str, str]:
+    return {IMAGES_TAG: "kept" if place.images else "none", **place.tags}
+
+
 def _new_run(
-    place: Place, tags: dict[str, str], say: Say
+    place: Place, task: Task, tags: dict[str, str], say: Say
 ) -> AbstractContextManager[runs.TrackedRun]:
     return runs.tracked_run(
         place.uri,
         place.experiment,
-        place.name,
+        place.name or name_of(task),
         tags,
         parent=place.parent,
         outbox=place.state,
@@ -180,7 +200,7 @@ def drawn_images(task: Task) -> NDArray[np.uint8]:
     """Return seeded drawings [8, S, S, C] on which the exported graph is checked.
 
     They travel in the package, and a package must not carry a patient's picture. Soft blobs with
-    noise reach every layer; real images go through the exported graph in ``evaluate``.
+    noise reach every layer; the package is checked on real images, too, which stay behind.
     """
     size, channels = task.info.size, task.info.channels
     generator = np.random.default_rng(20)
@@ -194,18 +214,16 @@ def drawn_images(task: Task) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(both + grains), 0, 255), np.uint8)
 
 
-def _finals(fitted: Fitted, network: torch.nn.Module) -> Metrics:
+def _finals(fitted: Fitted) -> Metrics:
     kept = {
         f"best/{name.partition('/')[2]}": value
         for name, value in fitted.best.items()
         if name.startswith("tune/")
     }
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     return {
         **kept,
         "best/epoch": float(fitted.best_epoch),
         "best/epochs_trained": float(fitted.epochs),
-        "best/parameters": float(parameters),
     }
 
 
@@ -256,7 +274,9 @@ def _tags(task: Task) -> dict[str, str]:
 
 
 def _log_start(run: runs.TrackedRun, task: Task) -> None:
-    run.log_params(settings.flat(task.plan.model_dump(mode="json")))
+    info = task.info
+    about = {"data.name": info.name, "data.images": info.images, "data.patients": info.patients}
+    run.log_params({**about, **settings.flat(task.plan.model_dump(mode="json"))})
     run.log_text(settings.to_yaml(task.plan), "config/plan.yaml")
     run.log_json(task.info.model_dump(mode="json"), "config/dataset.json")
     run.log_json(task.dataset.contract.model_dump(mode="json"), "config/contract.json")

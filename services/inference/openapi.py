@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from data_schemas.score import FindingScore, ModelIdentity, Score, ScoredImage
+from pipeline.model.decision import DEFAULT
 from pipeline.model.package import Package
 from services.inference.problems import (
     MEDIA_TYPE,
@@ -69,7 +70,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def score_example(package: Package) -> dict[str, Any]:
     """Return an example of a score in the shape that this package's scores have."""
     card = package.card
-    point = next(p for p in card.operating_points if p.label == card.primary)
+    point = next(p for p in card.operating_points if (p.label, p.name) == (card.primary, DEFAULT))
     even = {
         output.label: {name: round(1 / len(output.classes), 4) for name in output.classes}
         for output in card.outputs
@@ -95,6 +96,7 @@ def score_example(package: Package) -> dict[str, Any]:
                 name=p.label, probability=0.5 * p.low, low=p.low, high=p.high, state="absent"
             )
             for p in card.operating_points
+            if p.name == DEFAULT
         ),
     )
     return score.model_dump(mode="json")

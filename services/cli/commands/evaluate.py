@@ -82,9 +82,8 @@ def _prior_lines(evaluation: "Evaluation") -> list[str]:
     """Return the table of prior corrections."""
     if not evaluation.prevalence:
         return []
-    rows: list[tuple[str, ...]] = [
-        ("prior correction", "prevalence", "ECE", "log-loss", "sensitivity", "specificity")
-    ]
+    rows: list[tuple[str, ...]]
+    rows = [("prior correction", "prevalence", "ECE", "log-loss", "sensitivity", "specificity")]
     for row in evaluation.prevalence:
         values = (row.prevalence, row.ece, row.log_loss, row.sensitivity, row.specificity)
         cells = ["undefined" if value is None else f"{value:.3f}" for value in values]

@@ -38,6 +38,7 @@ from services.cli.planning import planned, refuse_no_folder
 from services.cli.settings import layers_of, preset_names, tracking_uri
 
 if TYPE_CHECKING:
+    from data_schemas.card import OperatingPoint
     from data_schemas.dataset import DatasetInfo
     from pipeline.ingest.store import Dataset
     from pipeline.train.run import Place, Trained
@@ -76,7 +77,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="cross-validation by patient: K networks, each measured on patients it never saw "
         "(the plan's `folds`)",
     )
-    parser.add_argument("--name", help="name of the run (default: label and backbone)")
+    parser.add_argument("--name", help="name of the run (default: label, backbone and seed)")
+    parser.add_argument(
+        "--no-images",
+        action="store_true",
+        help="keep pictures of the data set (mistakes, augmentation) out of MLflow",
+    )
     parser.add_argument("--experiment", help="MLflow experiment (default: the data set's name)")
     parser.add_argument(
         "--state",
@@ -127,8 +133,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
             (assist_folds if plan.folds else assist)(dataset, plan, world)
             _leave(world)
         refuse_without_room(plan, dataset, world, _processes_here(size), batch_place(layers))
-        name = options.name or f"{plan.primary or '+'.join(plan.labels)} {plan.network.backbone}"
-        place = Place(uri, experiment, name.strip(), state, resume)
+        place = Place(
+            uri, experiment, options.name or "", state, resume, images=not options.no_images
+        )
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
         answer = _carry_out(dataset, plan, place, world, console)
     finally:
@@ -215,10 +222,14 @@ def _place_in_world() -> tuple[int, int]:
         raise UsageError("RANK and WORLD_SIZE must be numbers", where="environment") from error
 
 
+def _point_name(point: "OperatingPoint") -> str:
+    return point.label if point.name == "default" else f"{point.label}, {point.name}"
+
+
 def _text(trained: "Trained", uri: str, dataset: Path) -> str:
     auc = "undefined" if math.isnan(trained.tune_auc) else f"{trained.tune_auc:.4f}"
     points = "\n".join(
-        f"  {point.label}: positive at {point.high:.3f} or more ({point.rule})"
+        f"  {_point_name(point)}: positive at {point.high:.3f} or more ({point.rule})"
         for point in trained.points
     )
     return f"""run {trained.run_id}

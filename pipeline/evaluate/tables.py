@@ -1,0 +1,115 @@
+"""Tables of an evaluation that MLflow shows: subgroups, classes, mistakes. Pseudonyms only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.card import Interval
+from pipeline.evaluate import statistics
+from pipeline.evaluate.answers import LabelAnswers, SplitAnswers
+from pipeline.evaluate.mistakes import WORDS, worst
+from pipeline.evaluate.review import with_limits
+from pipeline.ingest.store import Dataset
+
+GROUPS = ("site", "device", "laterality", "view", "modality", "format", "quality", "warnings")
+MOST_LEVELS = 20
+"""A column of more values than this is no grouping of patients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under column names; a figure is a text with its 95 % interval, as MLflow's narrow view needs it."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def subgroups(answers: SplitAnswers, dataset: Dataset) -> Table:
+    """Return the primary label's figures for every value of what is known of the images.
+
+    The first row is the whole split. A group of one value only is the whole split, and left out.
+    """
+    label = answers.of_primary()
+    everything = np.ones(label.positive.size, bool)
+    rows = [("all", *_figures(label, everything, answers))]
+    for column in GROUPS:
+        values = np.array(
+            [_plain(value) for value in dataset.manifest[column].to_pylist()], dtype=np.str_
+        )[answers.indices][label.rows]
+        levels = np.unique(values)
+        if 2 <= levels.size <= MOST_LEVELS:
+            rows += [
+                (f"{column}: {level or 'unknown'}", *_figures(label, values == level, answers))
+                for level in levels
+            ]
+    columns = ("group", "patients", "images", "positive", "auc", "sensitivity", "specificity")
+    return Table(columns, tuple(rows))
+
+
+def classes(answers: SplitAnswers) -> Table:
+    """Return each class of each label: how many, how many found, how many answered wrongly so."""
+    rows = []
+    for label in answers.labels:
+        for number, name in enumerate(label.output.classes):
+            own, said = label.truth == number, label.answer == number
+            found = statistics.proportion(int((own & said).sum()), int(own.sum()))
+            area = statistics.delong(own.astype(np.int64), label.classes[:, number])
+            rows.append(
+                (
+                    *(label.label, name, int(own.sum()), int(said.sum()), found.numerator),
+                    *(with_limits(found), with_limits(_interval(area))),
+                )
+            )
+    columns = ("label", "class", "images", "answered", "right", "recall", "auc_against_rest")
+    return Table(columns, tuple(rows))
+
+
+def mistakes(answers: SplitAnswers) -> Table:
+    """Return every image called wrong at the primary label's threshold, the worst first."""
+    label = answers.of_primary()
+    columns = ("row", "patient", "truth", "probability", "answer", "verdict", "mistake")
+    if label.point is None:
+        return Table(columns, ())
+    rows = []
+    for one in worst(label.positive, label.probability, label.point.high):
+        place = label.rows[one.place]
+        row = int(answers.indices[place])
+        rows.append(
+            (
+                *(row, str(answers.patients[place])[:12]),
+                label.output.classes[label.truth[one.place]],
+                round(one.probability, 4),
+                label.output.classes[label.answer[one.place]],
+                str(answers.verdicts[place]),
+                WORDS[one.kind],
+            )
+        )
+    return Table(columns, tuple(rows))
+
+
+def _figures(
+    label: LabelAnswers, chosen: NDArray[np.bool_], answers: SplitAnswers
+) -> Iterator[Any]:
+    truth, probability = label.positive[chosen], label.probability[chosen]
+    yield int(np.unique(answers.patients[label.rows[chosen]]).size)
+    yield int(truth.size)
+    yield int(truth.sum())
+    yield with_limits(_interval(statistics.delong(truth, probability)))
+    if label.point is None:
+        yield from ("no operating point",) * 2
+        return
+    called = probability >= label.point.high
+    for wanted, said in ((truth == 1, called), (truth == 0, ~called)):
+        yield with_limits(statistics.proportion(int((wanted & said).sum()), int(wanted.sum())))
+
+
+def _interval(area: statistics.AucInterval) -> Interval:
+    value, low, high = (statistics.known(one) for one in (area.value, area.low, area.high))
+    return Interval(value=value, low=low, high=high)
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else str(value)
