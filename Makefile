@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export NO_PROXY := 127.0.0.1,localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-pacs demo test test-kill test-faults test-ray test-nodes check fix types docs bench clean
+.PHONY: help setup setup-pacs demo test test-kill test-faults test-ray test-nodes check fix types docs docs-shots bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@test -n "$(PY)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
 	test -x $(BIN)/python || $(PY) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	$(BIN)/uv pip install -q $(UV_TORCH) --python $(BIN)/python -c constraints.txt -e '.[train,weights,report,sources,scale,dev]'
+	$(BIN)/uv pip install -q $(UV_TORCH) --python $(BIN)/python -c constraints.txt -e '.[train,weights,report,search,sources,scale,dev]'
 	touch $@
 
 setup-pacs:  ## install what the tests of DICOMweb need (Orthanc, dcmtk): Debian or Ubuntu, as root
@@ -60,6 +60,9 @@ check: setup  ## import contracts, types, style
 fix: setup  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs-shots: setup  ## take the pictures of docs/reviewing-a-run.md anew (needs chromium)
+	HILUM_SHOTS=docs/pictures $(BIN)/python -m pytest -q -p no:logging tests/tracking/test_reviewing_in_a_browser.py
 
 docs: setup  ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py

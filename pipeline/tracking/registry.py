@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from data_schemas.errors import TrackingError
 from data_schemas.files import sha256_of_file
 from pipeline.tracking import rest
-from pipeline.tracking.showing import RECORD_TAG
+from pipeline.tracking.records import NOTE, RECORD_TAG
 from pipeline.tracking.store import (
     SERVER_SCHEMES,
     check_uri,
@@ -99,7 +99,7 @@ def register(uri: str, run_id: str, folder: Path, name: str, alias: str) -> str:
         version = _create_version(client, uri, name, model_id, run_id)
         before = client.get_registered_model(name).aliases.get(alias, "")
         client.set_registered_model_alias(name, alias, version)
-        note = client.get_run(run_id).data.tags.get("mlflow.note.content", "")
+        note = client.get_run(run_id).data.tags.get(NOTE, "")
         if note:  # what a reviewer reads on the run's page stands on the version's, too
             client.update_model_version(name, version, note)
         for key, value in {

@@ -6,8 +6,8 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,10 +114,7 @@ class TrackedRun:
     def post(self) -> None:
         """Write the buffered metrics down, as one request, and don't wait until they are sent.
 
-        Raises
-        ------
-        TrackingError
-            If the store refused for good what was logged earlier.
+        Raises :class:`TrackingError` if the store refused for good what was logged earlier.
         """
         rows, self._buffer = self._buffer, []
         if rows:
@@ -151,28 +148,32 @@ class TrackedRun:
 
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Store a matplotlib figure as an image artifact, such as ``figures/roc.png``."""
-        with self._staged(path) as file:
+        with self.staged(path) as file:
             figure.savefig(file, dpi=110)
 
     def log_text(self, text: str, path: str) -> None:
         """Store ``text`` as an artifact."""
-        with self._staged(path) as file:
+        with self.staged(path) as file:
             file.write_text(text, encoding="utf-8")
 
     def log_json(self, tree: Any, path: str) -> None:
         """Store plain values as a readable JSON artifact."""
         self.log_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", path)
 
+    def log_table(self, columns: Mapping[str, Sequence[object]], path: str) -> None:
+        """Store columns of equal length as ``path`` (``tables/NAME.json``), as MLflow shows tables."""
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self.log_json({"columns": list(columns), "data": rows}, path)
+
     def log_files(self, folder: Path, path: str) -> None:
         """Store every file of ``folder``, as it is now, under the artifact folder ``path``."""
-        with self.file_to_come() as (lies, body):
+        with self._sender.outbox.place_for_file() as lies:
             for file in sorted(folder.rglob("*")):  # shutil.copytree hides what stopped it
                 if file.is_file():
                     place = lies / file.relative_to(folder)
                     place.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, place)
-            body |= {"name": "", "folder": path}
-        self.hand_over("file", body)
+        self._sender.post("file", {"lies": lies.name, "name": "", "folder": path})
 
     def log_dataset(self, info: DatasetInfo, split: Split, rows: int) -> None:
         """Log one split of a data set as an input of the run.
@@ -198,15 +199,13 @@ class TrackedRun:
         }
         self._sender.post("input", {"dataset": dataset, "context": split})
 
-    def hand_over(self, kind: str, body: Mapping[str, Any]) -> None:
-        """Post a letter of any kind that ``pipeline.tracking.delivery`` knows."""
+    def tell(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Hand over a letter of another kind; ``pipeline.tracking.delivery`` knows its road."""
         self._sender.post(kind, body)
 
-    @contextmanager
-    def file_to_come(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Yield a folder to write an artifact to, and the letter that will name it."""
-        with self._sender.outbox.place_for_file() as lies:
-            yield lies, {"lies": lies.name}
+    def place_for_files(self) -> AbstractContextManager[Path]:
+        """Open a new folder of the outbox, for files that a letter names ``lies``; gone on failure."""
+        return self._sender.outbox.place_for_file()
 
     def download(self, path: str, folder: Path) -> Path:
         """Copy an artifact (a file or a folder) below ``folder`` and return where it lies."""
@@ -222,12 +221,12 @@ class TrackedRun:
         return step
 
     @contextmanager
-    def _staged(self, path: str) -> Iterator[Path]:
+    def staged(self, path: str) -> Iterator[Path]:
+        """Yield a file to write; it becomes the artifact ``path`` when the block ends."""
         folder, _, name = path.rpartition("/")
-        with self.file_to_come() as (lies, body):
+        with self._sender.outbox.place_for_file() as lies:
             yield lies / name
-            body |= {"name": name, "folder": folder}
-        self.hand_over("file", body)
+        self._sender.post("file", {"lies": lies.name, "name": name, "folder": folder})
 
 
 @contextmanager

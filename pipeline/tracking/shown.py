@@ -1,10 +1,10 @@
 """What MLflow's pages show beside numbers: pictures by step, tables, an experiment's view, models."""
 
-import io
 import json
+import math
 import shutil
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,44 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.tracking.outbox import now_ms
+from pipeline.tracking.records import NOTE
 from pipeline.tracking.runs import TrackedRun
-from pipeline.tracking.showing import NOTE
 from pipeline.tracking.store import open_client, translated
 
+TABLES, IMAGES = "mlflow.loggedArtifacts", "mlflow.loggedImages"
+"""The run's tags behind MLflow's views of tables and of pictures."""
 VIEW = "mlflow.sharedViewState.review"
 """The experiment's tag behind the saved view `Review` (MLflow 3.17: Views, above the list)."""
 WORKFLOW = "workflowType=machine_learning"
 """MLflow 3.17 opens every new browser in its pages for language models; this asks for the others."""
+WIDEST = 900
+"""Pixels of a chart's picture; MLflow's own 256 px are too few for a sheet."""
 
 
 def log_image(run: TrackedRun, pixels: NDArray[np.uint8], key: str, step: int) -> None:
-    """Show a picture [H, W, 3] or [H, W, 1] in the image grid, under ``key`` at ``step``."""
-    with run.file_to_come() as (lies, body):
-        picture = io.BytesIO()
-        Image.fromarray(pixels.squeeze()).save(picture, "PNG")
-        (lies / "pixels.png").write_bytes(picture.getvalue())
-        body |= {"key": key, "step": step, "at": now_ms()}
-    run.hand_over("image", body)
+    """Show a picture [H, W, 3] among the charts, under ``key`` (``section/name``) at ``step``.
 
-
-def log_table(
-    run: TrackedRun, columns: Sequence[str], rows: Iterable[Sequence[Any]], path: str
-) -> None:
-    """Store a table as MLflow's own view of tables reads it, in place of an earlier one.
-
-    MLflow's ``log_table`` appends to what is there: a second evaluation would stand below the first.
+    Its two files are named as MLflow 3.17's ``log_image`` names them (client.py), which itself
+    would not wait in the outbox while the store is away.
     """
-    table = {"columns": list(columns), "data": [list(row) for row in rows]}
-    run.log_text(json.dumps(table), path)
-    run.hand_over("table", {"path": path})
+    picture = Image.fromarray(pixels)
+    name = f"{key.replace('/', '~')}+step+{step}+timestamp+{now_ms()}+{uuid.uuid4()}"
+    with run.staged(f"images/{name}.png") as file:
+        picture.save(file, optimize=True)
+    with run.staged(f"images/{name}+compressed.webp") as file:
+        picture.thumbnail((WIDEST, WIDEST))
+        picture.save(file, quality=85)
+    run.set_tags({IMAGES: "true"})
+
+
+def log_tables(run: TrackedRun, tables: Mapping[str, Mapping[str, Sequence[object]]]) -> None:
+    """Store tables (path -> columns), each in place of an earlier one of its path.
+
+    MLflow's own ``log_table`` appends: a second evaluation would stand below the first.
+    """
+    for path, columns in tables.items():
+        run.log_table(columns, path)
+    run.set_tags({TABLES: json.dumps([{"path": path, "type": "table"} for path in tables])})
 
 
 def tags_of(run: TrackedRun) -> dict[str, str]:
@@ -57,42 +65,33 @@ def describe_experiment(run: TrackedRun, markdown: str, columns: Sequence[str]) 
     What a person wrote there stays. ``columns`` are MLflow's names, such as ``metrics.`test/auc```.
     """
     state = {"selectedColumns": list(columns), "orderByKey": "attributes.start_time"}
-    now = int(time.time() * 1000)
+    now = now_ms()
     view = {"name": "Review", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
-    run.hand_over("experiment", {"rows": {NOTE: markdown, VIEW: json.dumps(view)}})
+    run.tell("experiment", {"tags": {NOTE: markdown, VIEW: json.dumps(view)}})
 
 
 def record_model(
     run: TrackedRun, name: str, documents: Path, params: Mapping[str, str], tags: Mapping[str, str]
 ) -> None:
-    """Make the run's model record, the page on which metrics and data sets of a model stand.
+    """Make the run's model record, the page on which figures and data sets of a model stand.
 
     It holds the files of the folder ``documents``; the weights come with ``hilum register``, which
     completes this very record. A run that goes on after its record was made keeps it.
     """
-    named = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
-    with run.file_to_come() as (lies, body):
+    allowed = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    body: dict[str, Any] = {"name": allowed, "params": dict(params), "tags": dict(tags)}
+    with run.place_for_files() as lies:
         shutil.copytree(documents, lies, dirs_exist_ok=True)
-        body |= {"name": named, "params": dict(params), "tags": dict(tags)}
-    run.hand_over("model", body)
+    run.tell("model", {**body, "lies": lies.name})
 
 
 def log_model_metrics(
-    run: TrackedRun, metrics: Mapping[str, float], dataset: str, digest: str
+    run: TrackedRun, metrics: Mapping[str, float], dataset: str, digest: str, note: str = ""
 ) -> None:
-    """Bind metrics to the run's model record and the data set they were measured on.
-
-    Without a record (a run of an earlier version) nothing happens.
-    """
-    finite = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
-    if finite:
-        body = {"rows": finite, "at": now_ms(), "dataset": dataset, "digest": digest[:32]}
-        run.hand_over("model_metrics", body)
-
-
-def set_model_note(run: TrackedRun, text: str) -> None:
-    """Set the text at the top of the model record's page, if the run has one."""
-    run.hand_over("model_note", {"text": text})
+    """Bind metrics to the run's model record and the data set they are of; ``note`` is its text."""
+    rows = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    body = {"rows": rows, "dataset": [dataset, digest[:32]], "at": now_ms(), "note": note}
+    run.tell("figures", body)
 
 
 def link(run: TrackedRun, path: str) -> str:

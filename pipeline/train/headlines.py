@@ -6,7 +6,6 @@ An MLflow page of more than some sixty names is read by nobody, and grows slow.
 import math
 from collections.abc import Sequence
 
-from pipeline.tracking import shown
 from pipeline.tracking.runs import TrackedRun
 from pipeline.train.labels import Head
 from pipeline.train.loop import Metrics
@@ -40,14 +39,15 @@ def log_labels(
         return
     found = _by_label(calibration, head)
     names = sorted({name for own in found.values() for name in own})
-    rows = [[label, *(_told(own.get(name)) for name in names)] for label, own in found.items()]
-    shown.log_table(run, ["label", *names], rows, CALIBRATION_TABLE)
-    by_epoch = [
-        [epoch, label, *(_told(value) for value in own.values())]
+    columns = {name: [_told(own.get(name)) for own in found.values()] for name in names}
+    run.log_table({"label": list(found), **columns}, CALIBRATION_TABLE)
+    rows = [
+        (epoch, label, _told(own.get("auc")))
         for epoch, metrics in enumerate(history, 1)
         for label, own in _by_label(metrics, head).items()
     ]
-    shown.log_table(run, ["epoch", "label", "auc"], by_epoch, TUNE_TABLE)
+    epochs, labels, aucs = zip(*rows, strict=True) if rows else ((), (), ())
+    run.log_table({"epoch": epochs, "label": labels, "auc": aucs}, TUNE_TABLE)
 
 
 def _by_label(metrics: Metrics, head: Head) -> dict[str, Metrics]:

@@ -188,7 +188,9 @@ def _first(subject: Subject, passing: Passing, seen: Seen) -> dict[str, Any]:
 
 def _plain(seen: Seen, network: Any) -> Floats:
     """Return the image [3, S, S] normalised as the network does it."""
-    pixels = torch.from_numpy(seen.pixels.copy()).permute(2, 0, 1)[None].float().expand(-1, 3, -1, -1)
+    pixels = (
+        torch.from_numpy(seen.pixels.copy()).permute(2, 0, 1)[None].float().expand(-1, 3, -1, -1)
+    )
     return np.asarray(((pixels - network.mean) / network.spread)[0].numpy(), np.float32)
 
 
@@ -394,5 +396,3 @@ def _by_hand(first: FirstLayer) -> Check:
 
 def _apart(one: Any, other: Any) -> float:
     return float(np.max(np.abs(np.asarray(one, np.float64) - np.asarray(other, np.float64))))
-
-

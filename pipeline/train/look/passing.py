@@ -186,7 +186,11 @@ def _first(calls: list[_Call]) -> FirstLayer:
         raise TrainingError("the network has no convolution to look at")
     conv = calls[places[0]]
     layer: Any = conv.module
-    if layer.groups != 1 or layer.dilation != (1, 1) or layer.kernel_size[0] != layer.kernel_size[1]:
+    if (
+        layer.groups != 1
+        or layer.dilation != (1, 1)
+        or layer.kernel_size[0] != layer.kernel_size[1]
+    ):
         raise TrainingError("the first convolution has groups, a dilation or an oblong kernel")
     following = calls[places[0] + 1 : places[1] if len(places) > 1 else None]
     # a norm that holds its activation is left after it: look for each on its own

@@ -197,7 +197,9 @@ def typical(dataset: Dataset, package: Package, runtime: Runtime) -> Seen:
     rows = dataset.indices("tune")
     if not len(rows):
         raise UsageError(
-            "its tune split is empty", where=dataset.folder, mend="name an image: hilum look RUN IMAGE"
+            "its tune split is empty",
+            where=dataset.folder,
+            mend="name an image: hilum look RUN IMAGE",
         )
     known = {label.name for label in dataset.info.labels}
     among = "the tune split"
@@ -207,7 +209,9 @@ def typical(dataset: Dataset, package: Package, runtime: Runtime) -> Seen:
         if len(ill):
             rows, among = ill, f"the tune split's images with “{card.primary}”"
     rows = rows[:LOOKED_THROUGH]
-    logits = np.concatenate([runtime.run(dataset.copies(rows[k : k + 1])).logits for k in range(len(rows))])
+    logits = np.concatenate(
+        [runtime.run(dataset.copies(rows[k : k + 1])).logits for k in range(len(rows))]
+    )
     order = np.argsort(positive_probability(card, card.primary, logits), kind="stable")
     row = int(rows[order[len(order) // 2]])
     pixels = dataset.copies(np.array([row]))[0]
