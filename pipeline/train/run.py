@@ -104,7 +104,7 @@ def train(
     with opened(task, place, world, say) as (run, state):
         _log_start(run, task)
         describe_experiment(run)
-        learned = train_network(task, world, Tracker(run, task, progress, say), state)
+        learned = train_network(task, world, Tracker(run, task, progress, say), state, say)
         task = replace(task, notes=(*task.notes, *learned.notes))
         network, fitted = learned.network, learned.fitted
         run.log_metrics(_finals(fitted), step=0)

@@ -58,8 +58,9 @@ def _groups(cgroups: Path, own_groups: Path) -> list[Path]:
     except OSError:
         return folders
     for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if not colon or controllers not in ("", "memory"):
             continue
         root = cgroups if not controllers else cgroups / "memory"
         below = root / path.strip("/")
