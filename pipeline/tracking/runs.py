@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,8 +211,8 @@ class TrackedRun:
         """Hand over a letter of another kind; ``pipeline.tracking.delivery`` knows its road."""
         self._sender.post(kind, body)
 
-    def place_for_files(self) -> Path:
-        """Return a new folder of the outbox, for files that a letter names ``lies``."""
+    def place_for_files(self) -> AbstractContextManager[Path]:
+        """Open a new folder of the outbox, for files that a letter names ``lies``; gone on failure."""
         return self._sender.outbox.place_for_file()
 
     def download(self, path: str, folder: Path) -> Path:
