@@ -22,6 +22,7 @@ from data_schemas.progress import silent
 from pipeline.ingest.store import open_dataset
 from pipeline.tracking import store
 from pipeline.tracking.children import child_runs
+from pipeline.tracking.runs import download
 from pipeline.train.folds import make_folds
 from services.cli.main import main
 
@@ -203,7 +204,10 @@ def test_all_folds_are_trained_measured_and_pooled(
         open_dataset(dataset).manifest["source_sha256"].to_pylist()
     )
     note = parent.data.tags["mlflow.note.content"]
-    assert all(child.run_id in note for child in children)
+    assert note.count("<br>") == 4
+    assert f"{FOLDS} folds by patient" in note
+    page = download(mlflow_uri, parent.info.run_id, "folds.md", tmp_path).read_text()
+    assert all(child.run_id in page for child in children)
     assert f"fold 3 of {FOLDS}, epoch 2" in printed.err or "fold 3 of 3" in printed.err
     assert not list((Path(mlflow_uri.removeprefix("sqlite:///")).parent / ".hilum/state").iterdir())
 
