@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from data_schemas.dataset import MANIFEST_COLUMNS, REFUSAL_COLUMNS, REFUSALS
 from data_schemas.errors import OUTCOMES
 from data_schemas.files import write_text
 from data_schemas.plan import Plan
+from pipeline.train.plan.rules import RULES, Computed
+from pipeline.train.plan.write import as_yaml
 from services.cli.main import COMMANDS
 
 HEAD = "<!-- Written by `make docs` from the code; change the code, not this page. -->\n\n"
@@ -62,11 +65,31 @@ def tables_page() -> str:
     return HEAD + "\n".join(rows) + "\n"
 
 
+def rules_page() -> str:
+    """Return the rules of `hilum plan` as a Markdown table, in the order in which they are tried."""
+    lines = ["| key | when | value | kind | why |", "| --- | --- | --- | --- | --- |"]
+    above = ""
+    for rule in RULES:
+        key = "" if rule.key == above else f"`{rule.key}`"
+        above = rule.key
+        value = rule.value.text if isinstance(rule.value, Computed) else f"`{as_yaml(rule.value)}`"
+        # a measured fact keeps its place by its name: {f.train:,} -> {train}
+        why = re.sub(r"\{(?:f\.)?(?:chosen\[|of\.)?([a-z_.]+)[^}]*\}", r"{\1}", rule.why)
+        lines.append(f"| {key} | {rule.when.text} | {value} | {rule.kind} | {why} |")
+    head = (
+        "# Rules of the plan\n\nFor each key the rows are tried from top to bottom; the first whose "
+        "condition holds decides; `{...}` stands for a measured fact. How they are used: [the plan]"
+        "(../plan.md). They stand in `pipeline/train/plan/rules.py`.\n\n"
+    )
+    return HEAD + head + "\n".join(lines) + "\n"
+
+
 def pages() -> dict[str, str]:
     """Return file name -> content of every generated page."""
     return {
         "commands.md": commands_page(),
         "settings.md": settings_page(),
+        "rules.md": rules_page(),
         "tables.md": tables_page(),
     }
 

@@ -50,7 +50,7 @@ def test_every_preset_fits_its_schema(schema, kind, name):
 
 @pytest.mark.parametrize(
     ("kind", "needed"),
-    [("contracts", {"fundus", "any", "medmnist"}), ("plans", {"fundus", "demo", "small"})],
+    [("contracts", {"fundus", "any", "medmnist"}), ("plans", {"demo"})],
 )
 def test_the_presets_that_the_pages_name_exist(kind, needed):
     assert needed <= set(settings.preset_names(kind))
@@ -71,7 +71,7 @@ def test_the_services_page_names_every_code_and_setting():
         assert f"`{PREFIX}{name.upper()}`" in text
 
 
-@pytest.mark.parametrize("name", ["commands.md", "settings.md", "tables.md"])
+@pytest.mark.parametrize("name", ["commands.md", "settings.md", "rules.md", "tables.md"])
 def test_generated_pages_are_as_the_code_is(name):
     page = ROOT / "docs" / "reference" / name
     assert page.read_text() == generated().pages()[name], "run `make docs`"

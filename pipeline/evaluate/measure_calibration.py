@@ -10,7 +10,7 @@ from pipeline.evaluate.reliability import calibration_errors, recalibration
 def calibration_figures(
     answers: LabelAnswers, split: SplitAnswers, notes: list[str]
 ) -> dict[str, Interval]:
-    """Return calibration error, log-loss, slope and offset of a label's positive probability.
+    """Return prevalence, calibration error, log-loss, slope and offset of a label's positive answer.
 
     ``ece_before`` and ``log_loss_before`` are of the network's own probabilities, before the
     temperature; ``ece_change`` is after - before; ``ece_perfect`` is what true probabilities would
@@ -26,7 +26,9 @@ def calibration_figures(
             f"{name}: calibration made its error worse on this split, by more than the interval: "
             f"{errors.before.value:.3f} before, {errors.after.value:.3f} after"
         )
+    share = statistics.proportion(int(answers.positive.sum()), answers.positive.size)
     return {
+        f"prevalence/{name}": share,
         f"ece/{name}": errors.after,
         f"ece_before/{name}": errors.before,
         f"ece_change/{name}": errors.change,

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +22,14 @@ from data_schemas.errors import DatasetError
 from data_schemas.files import replacing
 from pipeline.evaluate.answers import LabelAnswers, SplitAnswers, answers_of
 from pipeline.evaluate.bootstrap import patient_bootstrap, plain_interval
-from pipeline.evaluate.reliability import calibration_error
-from pipeline.evaluate.statistics import auc, known, macro_auc, quadratic_kappa
+from pipeline.evaluate.statistics import (
+    Bins,
+    auc,
+    confusion,
+    known,
+    macro_auc,
+    quadratic_kappa,
+)
 from pipeline.ingest.store import Dataset
 from pipeline.model import decision
 from pipeline.tracking.runs import download
@@ -31,9 +38,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 GRADES_BY = {
-    "kappa": "the median grade: as many steps of the scale as are likelier than not",
+    "kappa": "the grade that the model answers (decision.classes_of)",
+    "kappa_median": "the median grade: as many steps of the scale as are likelier than not",
     "kappa_likeliest": "the likeliest grade",
-    "kappa_mean": "the mean grade, rounded",
 }
 """Keys of the weighted kappas, and which grade each compares with the truth. The first is the
 headline: it stands before anything was measured, and the others only lie beside it."""
@@ -106,13 +113,14 @@ def together(folds: Sequence[FoldAnswers], label: str) -> tuple[LabelAnswers, ND
     """
     parts = [_of(fold, label) for fold in folds]
     arrays = ("truth", "positive", "probability", "uncalibrated", "classes", "answer")
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays
+    }
     rows = np.arange(len(joined["truth"]))
     patients = np.concatenate(
         [fold.answers.patients[part.rows] for fold, part in zip(folds, parts, strict=True)]
     )
-    whole = LabelAnswers(output=parts[0].output, point=None, points=(), rows=rows, **joined)
-    return whole, patients
+    return LabelAnswers(parts[0].output, point=None, points=(), rows=rows, **joined), patients
 
 
 def questions(label: LabelAnswers, patients: NDArray[np.str_], kind: str) -> list[Question]:
@@ -144,9 +152,8 @@ def pooled_statistics(folds: Sequence[FoldAnswers], info: DatasetInfo) -> dict[s
         label, patients = together(folds, first.label)
         for question in questions(label, patients, kinds[label.label]):
             found[f"auc/{question.name}"] = _area(question.positive, question.probability, patients)
-            found[f"ece/{question.name}"] = calibration_error(
-                question.positive, question.probability, patients
-            )
+            bins = Bins(question.positive, question.probability)
+            found[f"ece/{question.name}"] = plain_interval(bins.error(), bins.error, patients)
         right = label.truth == label.answer
         found[f"accuracy/{label.label}"] = _share(right, np.ones_like(right), patients)
         if label.exclusive:
@@ -171,19 +178,19 @@ def fold_row(fold: FoldAnswers, info: DatasetInfo) -> dict[str, float]:
         if label.exclusive:
             row[f"auc_macro/{label.label}"] = macro_auc(label.truth, label.classes)
         if kinds[label.label] == "ordinal":
-            table = _table(label.truth, grades(label.classes)["kappa"], label.classes.shape[1])
+            table = confusion(label.truth, label.answer, label.classes.shape[1])
             row[f"kappa/{label.label}"] = quadratic_kappa(table)
     return row
 
 
-def grades(classes: Floats) -> dict[str, Ints]:
-    """Return the grade answered [N] from probabilities of grades [N, K], by each of :data:`GRADES_BY`."""
-    steps = np.arange(classes.shape[1])
-    later = np.cumsum(classes[:, ::-1], axis=1)[:, ::-1][:, 1:]  # P(grade >= 1), P(grade >= 2) ...
+def grades(label: LabelAnswers) -> dict[str, Ints]:
+    """Return the grade [N] of every image, by each of :data:`GRADES_BY`."""
+    # P(grade >= 1), P(grade >= 2) ...
+    later = np.cumsum(label.classes[:, ::-1], axis=1)[:, ::-1][:, 1:]
     return {
-        "kappa": (later > 0.5).sum(axis=1).astype(np.int64),
-        "kappa_likeliest": classes.argmax(axis=1).astype(np.int64),
-        "kappa_mean": np.rint(classes @ steps).astype(np.int64),
+        "kappa": label.answer,
+        "kappa_median": (later > 0.5).sum(axis=1).astype(np.int64),
+        "kappa_likeliest": label.classes.argmax(axis=1).astype(np.int64),
     }
 
 
@@ -219,7 +226,7 @@ def write_out_of_fold(folds: Sequence[FoldAnswers], path: Path) -> None:
 def _kappas(label: LabelAnswers, patients: NDArray[np.str_]) -> dict[str, Interval]:
     count = label.classes.shape[1]
     found = {}
-    for key, answer in grades(label.classes).items():
+    for key, answer in grades(label).items():
         cells = label.truth * count + answer
 
         def kappa(weights: Ints, cells: Ints = cells) -> float:
@@ -267,11 +274,6 @@ def _area(truth: Ints, scores: Floats, patients: NDArray[np.str_]) -> Interval:
     return Interval(
         value=known(found.value), low=known(found.low), high=known(found.high), method=found.method
     )
-
-
-def _table(truth: Ints, answers: Ints, classes: int) -> Ints:
-    cells = np.bincount(truth * classes + answers, minlength=classes * classes)
-    return cells.astype(np.int64).reshape(classes, classes)
 
 
 def _of(fold: FoldAnswers, label: str) -> LabelAnswers:

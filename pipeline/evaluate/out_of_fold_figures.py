@@ -9,7 +9,7 @@ from data_schemas.card import Interval
 from data_schemas.dataset import DatasetInfo
 from pipeline.evaluate import statistics
 from pipeline.evaluate.figures import COLOURS, GREY, with_interval
-from pipeline.evaluate.out_of_fold import FoldAnswers, grades, questions, together
+from pipeline.evaluate.out_of_fold import FoldAnswers, questions, together
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,12 +76,10 @@ def _confusion(
 ) -> "Figure":
     label, _, kind = _primary(folds, info)
     names = label.output.classes
-    answer, what = label.answer, "answer"
     title = f"{label.label}: {label.truth.size} images, all folds together"
     if kind == "ordinal":
-        answer, what = grades(label.classes)["kappa"], "median grade"
         title += f"\nquadratic kappa {with_interval(found[f'kappa/{label.label}'])}"
-    counts = statistics.confusion(label.truth, answer, len(names))
+    counts = statistics.confusion(label.truth, label.answer, len(names))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, (axes,) = _panels(1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -92,7 +90,7 @@ def _confusion(
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
     axes.set_xticks(range(len(names)), names, fontsize=7, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set(xlabel=what, ylabel="truth")
+    axes.set(xlabel="answer", ylabel="truth")
     axes.set_title(title, fontsize=9)
     return figure
 
@@ -108,6 +106,6 @@ def _panels(count: int) -> tuple["Figure", list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.6 * count + 0.6, 4.2), layout="constrained")
+    figure = Figure(figsize=(3.6 * count + 0.6, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, count, squeeze=False)[0])

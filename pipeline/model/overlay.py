@@ -78,8 +78,7 @@ def overlay_pixels(
     drawn = light * (1 - weight) + shaded * weight
     drawn[_outline(strength >= HALF)] = (255, 255, 255)
     drawn[_outline(strength <= -HALF)] = (170, 215, 255)
-    found: NDArray[np.uint8] = np.round(drawn).astype(np.uint8)
-    return found
+    return np.asarray(np.round(drawn), np.uint8)
 
 
 def _on_picture(

@@ -72,12 +72,17 @@ class Outbox:
             stream.write(json.dumps(line) + "\n")
         self._write({"aside": letter.number})
 
-    def place_for_file(self) -> Path:
-        """Return a new folder for an artifact; its letter names it ``lies``."""
+    @contextmanager
+    def place_for_file(self) -> Iterator[Path]:
+        """Yield a new folder for an artifact, gone if the block fails; its letter names it ``lies``."""
         self._number += 1
         place = self.folder / FILES / f"{self._number:07d}"
         place.mkdir(parents=True)
-        return place
+        try:
+            yield place
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)  # half a package may fill what room is left
+            raise
 
     def settle(self) -> None:
         """Bring what was written through the system's buffers to the disk itself.

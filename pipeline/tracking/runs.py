@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,8 +175,12 @@ class TrackedRun:
 
     def log_files(self, folder: Path, path: str) -> None:
         """Store every file of ``folder``, as it is now, under the artifact folder ``path``."""
-        lies = self._sender.outbox.place_for_file()
-        shutil.copytree(folder, lies, dirs_exist_ok=True)
+        with self._sender.outbox.place_for_file() as lies:
+            for file in sorted(folder.rglob("*")):  # shutil.copytree hides what stopped it
+                if file.is_file():
+                    place = lies / file.relative_to(folder)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, place)
         self._sender.post("file", {"lies": lies.name, "name": "", "folder": path})
 
     def log_dataset(self, info: DatasetInfo, split: Split, rows: int) -> None:
@@ -207,8 +211,8 @@ class TrackedRun:
         """Hand over a letter of another kind; ``pipeline.tracking.delivery`` knows its road."""
         self._sender.post(kind, body)
 
-    def place_for_files(self) -> Path:
-        """Return a new folder of the outbox, for files that a letter names ``lies``."""
+    def place_for_files(self) -> AbstractContextManager[Path]:
+        """Open a new folder of the outbox, for files that a letter names ``lies``; gone on failure."""
         return self._sender.outbox.place_for_file()
 
     def download(self, path: str, folder: Path) -> Path:
@@ -228,8 +232,8 @@ class TrackedRun:
     def staged(self, path: str) -> Iterator[Path]:
         """Yield a file to write; it becomes the artifact ``path`` when the block ends."""
         folder, _, name = path.rpartition("/")
-        lies = self._sender.outbox.place_for_file()
-        yield lies / name
+        with self._sender.outbox.place_for_file() as lies:
+            yield lies / name
         self._sender.post("file", {"lies": lies.name, "name": name, "folder": folder})
 
 

@@ -8,7 +8,7 @@ from data_schemas.errors import TrackingError
 from pipeline.tracking import outbox
 from pipeline.tracking.delivery import AwayError, Delivery, RefusedError, together
 from pipeline.tracking.reaper import close_if_dead
-from pipeline.tracking.store import open_client, translated
+from pipeline.tracking.store import answers, knock, open_client, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ def send(run_folder: Path, uri: str = "", heard: Callable[[int], None] = lambda 
     box = outbox.box_of(run_folder)
     about = outbox.about(box)
     uri, run_id = uri or about["uri"], about["run_id"]
+    if not answers(uri):
+        knock(uri)  # says how to start it
     client = open_client(uri)
     with translated(uri):
         client.get_run(run_id)  # no letter may be refused because it came to the wrong store

@@ -82,8 +82,8 @@ def record_model(
     """
     allowed = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
     body: dict[str, Any] = {"name": allowed, "params": dict(params), "tags": dict(tags)}
-    lies = run.place_for_files()
-    shutil.copytree(documents, lies, dirs_exist_ok=True)
+    with run.place_for_files() as lies:
+        shutil.copytree(documents, lies, dirs_exist_ok=True)
     run.tell("model", {**body, "lies": lies.name})
 
 

@@ -123,8 +123,8 @@ class _Steps:
 
 
 def _steps(task: Task) -> int:
-    batch = task.plan.learning.batch
-    return task.plan.learning.epochs * max(1, round(len(task.rows["train"]) / batch))
+    epochs = task.plan.learning.epochs * task.plan.network.members
+    return epochs * max(1, round(len(task.rows["train"]) / task.plan.learning.batch))
 
 
 def _of_fold(children: list[ChildRun], number: int) -> ChildRun | None:

@@ -122,8 +122,9 @@ def _is_memory(error: Exception, text: str) -> bool:
 
 def _disk_of(error: OSError) -> str:
     """Return the folder that is full. A library's file name may be of any kind."""
-    if isinstance(error.filename, str) and error.filename:
-        return os.path.dirname(error.filename) or "."  # noqa: PTH120 - may not exist
+    name = error.filename2 or error.filename  # of a copy, where it was to go
+    if isinstance(name, str) and name:
+        return os.path.dirname(name) or "."  # noqa: PTH120 - may not exist
     with suppress(OSError):
         return tempfile.gettempdir()
     return ""

@@ -214,11 +214,26 @@ class Objective:
         self._weight = torch.tensor(given.weight, dtype=torch.float32, device=device)
         self._shift = torch.tensor(given.shift, dtype=torch.float32, device=device)
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of a batch over the labels that are known."""
+    def __call__(
+        self, logits: Tensor, targets: Tensor, others: Tensor | None = None, share: float = 1.0
+    ) -> Tensor:
+        """Return the mean loss of a batch over the labels that are known.
+
+        Of images that are a blend, a share of ``share`` goes by ``targets``, the rest by
+        ``others``; a label that is not known of one half leaves the loss to the other half.
+        """
         logits = logits.float() + self._shift
+        loss, count = self._sums(logits, targets)
+        if others is None or share == 1.0:
+            return loss / count.clamp(min=1)
+        more, further = self._sums(logits, others)
+        known = share * count + (1 - share) * further
+        return (share * loss + (1 - share) * more) / known.clamp(min=1e-6)
+
+    def _sums(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed loss, and over how many known labels (of grades: steps) it goes."""
         known = targets >= 0
-        count = known.sum().clamp(min=1)
+        count = known.sum()
         if self._kind != "classes":
             if self._kind == "ordinal":
                 targets = (targets > torch.arange(logits.shape[1], device=targets.device)).long()
@@ -227,12 +242,12 @@ class Objective:
             losses = F.binary_cross_entropy_with_logits(
                 logits, wanted, pos_weight=self._weight, reduction="none"
             )
-            return (losses * known).sum() / count
+            return (losses * known).sum(), count
         # weighed by hand: torch's own weighted mean divides by the batch's weights, so that a
         # batch of rare images only would count no more than any other
         classes = targets[:, 0].clamp(min=0)
         losses = F.cross_entropy(logits, classes, reduction="none", label_smoothing=self._smoothing)
-        return (losses * self._weight[classes] * known[:, 0]).sum() / count
+        return (losses * self._weight[classes] * known[:, 0]).sum(), count
 
 
 def missing_classes(head: Head, targets: Ints, split: str) -> list[str]:

@@ -4,21 +4,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from pipeline.train import augment, judge, labels, networks, weights
-from pipeline.train.batches import Batch, Order, TrainingBatches, in_order
+from pipeline.train.batches import Order, TrainingBatches, in_order
+from pipeline.train.compiling import compiled
 from pipeline.train.ensemble import AnyNetwork, answering
 from pipeline.train.faults import naming_the_batch
 from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
 from pipeline.train.loop import Fitted, Metrics, Training, fit
+from pipeline.train.mixing import Mixing, Part
 from pipeline.train.precision import suit
 from pipeline.train.state import StateFolder
+from pipeline.train.sync import share_statistics
 from pipeline.train.task import Task
 from pipeline.train.world import World
 
 Track = Callable[[int, int, Metrics | None], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,11 @@ class Learned:
 
 
 def train_network(
-    task: Task, world: World, track: Track, state: StateFolder | None = None
+    task: Task,
+    world: World,
+    track: Track,
+    state: StateFolder | None = None,
+    say: Say = lambda _: None,
 ) -> Learned:
     """Train the planned number of networks one after another and return what answers for them.
 
@@ -54,7 +63,7 @@ def train_network(
         network, licence = build_network(own, world)
         heard = partial(_after, track, number * plan.learning.epochs)
         below = state.of_member(number) if state is not None and count > 1 else state
-        fits.append(learn(network, own, world, heard, below))
+        fits.append(learn(network, own, world, heard, below, say))
         members.append(network)
     together = answering(members, plan.network.views)
     if together is members[0]:
@@ -91,6 +100,7 @@ def build_network(task: Task, world: World) -> tuple[networks.EvidenceNetwork, s
     given = labels.balance(task.head, task.targets[task.rows["train"]], "none")
     networks.set_prior(network, torch.tensor(given.bias, dtype=torch.float32))
     suit(network, world.device, task.plan.learning.precision)
+    share_statistics(network, world)
     return network, licence
 
 
@@ -100,6 +110,7 @@ def learn(
     world: World,
     track: Track,
     state: StateFolder | None = None,
+    say: Say = lambda _: None,
 ) -> Fitted:
     """Fit ``network`` on the training split, stopped and selected by the tuning split.
 
@@ -118,13 +129,16 @@ def learn(
     objective = labels.Objective(task.head, given, plan.learning.label_smoothing, world.device)
     precision = plan.learning.precision
 
-    def loss_of(net: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    swift = _compiled(network, task, world, say) if plan.learning.compile else network
+
+    def loss_of(_network: torch.nn.Module, part: Part) -> torch.Tensor:
         with world.autocast(precision):
-            logits = net(batch.images)[0]
-        return objective(logits, batch.targets) * batch.weight
+            logits = swift(part.images)[0]
+        return objective(logits, part.targets, part.others, part.share) * part.weight
 
     with keeper(state, world, plan.learning.checkpoint_minutes) as keep:
-        training = Training(network, plan.learning, batches.steps)
+        mixing = Mixing(plan.learning, plan.seed)
+        training = Training(network, plan.learning, batches.steps, mixing)
 
         def validate(net: torch.nn.Module) -> Metrics:
             between = partial(keep, training)  # a stop need not wait for all of the tuning split
@@ -136,6 +150,15 @@ def learn(
         keep.restore(training)
         with naming_the_batch(batches):
             return fit(training, batches, loss_of, validate, track, world, keep)
+
+
+def _compiled(
+    network: networks.EvidenceNetwork, task: Task, world: World, say: Say
+) -> torch.nn.Module:
+    learning = task.plan.learning
+    rows = task.rows["train"][: max(2, learning.batch // learning.accumulate)]
+    example = world.take(np.ascontiguousarray(task.dataset.pixels(rows)))
+    return compiled(network, example, world, learning.precision, say)
 
 
 def split_logits(

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from data_schemas.plan import Learning
 from pipeline.train.world import World
 
 Metrics = dict[str, float]
+Parts = Callable[[Any, int, int], Iterable[Any]]
 SCORE = "tune/auc"
 """The metric that stops and selects: higher is better. Where it is undefined, ``tune/loss`` does."""
 
@@ -56,15 +57,23 @@ class Fitted:
     history: tuple[Metrics, ...]
 
 
+def _whole(batch: Any, _epoch: int, _step: int) -> Iterable[Any]:
+    return (batch,)
+
+
 class Training:
     """A fit between two steps: all that its next step depends on, but for the random generators.
 
     ``epoch`` is the one that is being trained (1, 2, ...) and ``step`` how many of its steps are
     done; ``losses`` and ``norms`` are their sums. ``best`` holds the weights of ``best_epoch``.
+    ``parts(batch, epoch, step)`` says what of a batch goes through the network at a time; the
+    losses of the parts add up to the batch's.
     """
 
-    def __init__(self, network: nn.Module, learning: Learning, steps: int) -> None:
-        self.network, self.learning = network, learning
+    def __init__(
+        self, network: nn.Module, learning: Learning, steps: int, parts: Parts = _whole
+    ) -> None:
+        self.network, self.learning, self.parts = network, learning, parts
         self.optimiser, self.schedule = build_optimiser(network, learning, learning.epochs * steps)
         self.average = Average(network, learning.average)
         self.epoch, self.step = 1, 0
@@ -96,8 +105,12 @@ class Training:
         self.history.append(metrics)
         if not self.best or _rank(metrics) > _rank(self.history[self.best_epoch - 1]):
             self.best_epoch = self.epoch
+            weights = judged.state_dict()
+            if not self.best:
+                self.best = {name: torch.empty_like(value) for name, value in weights.items()}
             # a copy, not a reference: state_dict() would go on changing with the training
-            self.best = copy.deepcopy(judged.state_dict())
+            for name, value in weights.items():
+                self.best[name].copy_(value)
         self.epoch, self.step = self.epoch + 1, 0
         self.losses, self.norms = 0.0, 0.0
         self.rate = self.schedule.get_last_lr()[0]
@@ -128,12 +141,15 @@ def fit(
     while not training.is_over:
         network.train()
         for batch in batches(training.epoch, training.step):
-            loss = loss_of(network, batch)
-            loss.backward()
+            losses = []
+            for part in training.parts(batch, training.epoch, training.step):
+                loss = loss_of(network, part)
+                loss.backward()  # what the part kept for the way back is free again
+                losses.append(loss.detach())
             world.average_gradients(network)
             norm = clip(network, learning.gradient_norm)
             # of all processes, so that all go on or all stop
-            mean = world.mean(loss.item())
+            mean = world.mean(torch.stack(losses).sum().item())
             if not math.isfinite(mean + norm):
                 raise NotFiniteError(mean, norm, training.epoch, training.step + 1)
             training.take_step(mean, norm)

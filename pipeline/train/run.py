@@ -70,6 +70,7 @@ class Place:
     resume: str = ""  # the run to go on with, instead of a new one
     parent: str = ""  # the run that this one is a part of: the cross-validation of a fold
     tags: Mapping[str, str] = field(default_factory=dict)  # beside those that every run has
+    again: str = ""  # the command that goes on with it; empty: hilum train DATASET --resume RUN
     images: bool = True  # whether MLflow may hold pictures of the data set
 
 
@@ -103,7 +104,7 @@ def train(
     with opened(task, place, world, say) as (run, state):
         _log_start(run, task)
         describe_experiment(run)
-        learned = train_network(task, world, Tracker(run, task, progress, say), state)
+        learned = train_network(task, world, Tracker(run, task, progress, say), state, say)
         task = replace(task, notes=(*task.notes, *learned.notes))
         network, fitted = learned.network, learned.fitted
         run.log_metrics(_finals(fitted), step=0)
@@ -145,13 +146,12 @@ def opened(
             # first of all: a run that may not go on must not be touched
             now = begun_with(place.resume, task.plan, task.info, world)
             state = closing.enter_context(reopen(place.state or Path(), now, task.info, say))
-            tags = {**_tags(task), **_images(place), **place.tags, STATE_TAG: str(state.path)}
+            tags = {**_tags(task), **_own_tags(place), STATE_TAG: str(state.path)}
             again = runs.resumed_run(place.uri, place.resume, tags, outbox=place.state, say=say)
             run = closing.enter_context(again)
         else:
-            tags = {**_tags(task), **_images(place), **place.tags}
-            named = replace(place, name=place.name or name_of(task))
-            run = closing.enter_context(_new_run(named, tags, say))
+            tags = {**_tags(task), **_own_tags(place)}
+            run = closing.enter_context(_new_run(place, task, tags, say))
             if place.state is not None:
                 begun = begun_with(run.run_id, task.plan, task.info, world)
                 state = closing.enter_context(begin(place.state, begun, say))
@@ -166,19 +166,23 @@ def opened(
                     command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
                     under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
                     say(f"stopped; its state lies in {state.path}")
-                    say(f"go on with{under}: {command} {run.run_id}")
+                    say(f"go on with{under}: {place.again or f'{command} {run.run_id}'}")
                 raise
     if state is not None:
         state.remove()
 
 
+def _own_tags(place: Place) -> dict[str, str]:
+    return {IMAGES_TAG: "kept" if place.images else "none", **place.tags}
+
+
 def _new_run(
-    place: Place, tags: dict[str, str], say: Say
+    place: Place, task: Task, tags: dict[str, str], say: Say
 ) -> AbstractContextManager[runs.TrackedRun]:
     return runs.tracked_run(
         place.uri,
         place.experiment,
-        place.name,
+        place.name or name_of(task),
         tags,
         parent=place.parent,
         outbox=place.state,
@@ -267,10 +271,6 @@ def _tags(task: Task) -> dict[str, str]:
         "hilum.seed": str(task.plan.seed),
         "hilum.leaks": task.leaks,
     }
-
-
-def _images(place: Place) -> dict[str, str]:
-    return {IMAGES_TAG: "kept" if place.images else "none"}
 
 
 def _log_start(run: runs.TrackedRun, task: Task) -> None:

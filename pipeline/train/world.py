@@ -73,12 +73,15 @@ class World:
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Return every process's tensor, in order of rank; all must be of one shape."""
+        return [part.cpu() for part in self.stacked(tensor.to(self.device))]
+
+    def stacked(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return every process's tensor, of one shape and on its device, as [size, ...]."""
         if self.size == 1:
-            return [tensor]
-        own = tensor.to(self.device)
-        parts = [torch.empty_like(own) for _ in range(self.size)]
-        torch.distributed.all_gather(parts, own)
-        return [part.cpu() for part in parts]
+            return tensor[None]
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, tensor)
+        return torch.stack(parts)
 
     def hand_out(self, data: bytes) -> bytes:
         """Return the first process's bytes in every process."""

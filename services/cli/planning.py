@@ -2,11 +2,13 @@
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas import settings
-from data_schemas.errors import UsageError
+from data_schemas.errors import TrainingError, UsageError
 from services.cli.console import Console
 
 if TYPE_CHECKING:
@@ -74,6 +76,19 @@ def _wait_for(path: Path) -> None:
                 mend="make it first: hilum plan DATASET; every machine must see the same file",
             )
         time.sleep(0.1)
+
+
+@contextmanager
+def placed(layers: list[settings.Layer]) -> Iterator[None]:
+    """Give an error that names a setting as its place the file and line where that was set."""
+    try:
+        yield
+    except TrainingError as error:
+        key = tuple((error.where or "").split("."))
+        places = [layer.places[key] for layer in layers if key in layer.places]
+        if places:
+            error.where = f"{places[-1]}: {error.where}"
+        raise
 
 
 def refuse_no_folder(folder: Path) -> None:

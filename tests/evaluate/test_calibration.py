@@ -138,7 +138,7 @@ def test_a_temperature_that_does_harm_in_cross_validation_is_not_used(monkeypatc
     fit = fit_calibration(logits[:, None], labels, BINARY, "temperature")
     assert (fit.method, fit.temperature) == ("none", 1.0)
     assert fit.losses["none"] < fit.losses["temperature"]
-    assert "no temperature: it made the log-loss" in fit.note
+    assert "not calibrated: it made the log-loss" in fit.note
 
 
 def test_on_few_images_new_images_are_seldom_worse_off():

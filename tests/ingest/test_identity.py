@@ -199,8 +199,9 @@ def test_a_trained_run_lets_nothing_through(archive, tmp_path):
     work.mkdir()
     said = spoken("ingest", source, "--labels", source / "labels.csv", "--out", work / "dataset",
                   "--set", "size=32", cwd=work)  # fmt: skip
-    said += spoken("train", work / "dataset", "--config", "small", "--set", "learning.epochs=1", "--accept-leaks",
-                   cwd=work)  # fmt: skip
+    said += spoken("plan", work / "dataset", "--set", "network.backbone=convnet", "--set", "learning.epochs=1", cwd=work)  # fmt: skip
+    said += spoken("train", work / "dataset", "--accept-leaks", cwd=work)
+    assert {file.name for file in (work / "dataset").iterdir()} >= {"plan.yaml", "fingerprint.json"}
     assert list(work.rglob("mlflow.db"))
     assert planted.traces(said) == set()
     assert planted.traces_below(work) == {}

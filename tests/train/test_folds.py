@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ FAST = [
     "learning.checkpoint_minutes=0.00001",
     "threads=1",
 ]
-PATIENTS, FOLDS = 24, 3
+PATIENTS, FOLDS = 24, 2
 
 
 def draw(folder, patients=PATIENTS, seed=0):
@@ -81,9 +82,26 @@ def sealed(photographs, tmp_path_factory):
     return ingest(photographs, tmp_path_factory.mktemp("data") / "sealed", "--split", "stratified")
 
 
+@pytest.fixture(scope="module")
+def store_uri(migrated_store, tmp_path_factory):
+    """A store in which one cross-validation has finished, and what it printed."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copyfile(migrated_store, file)
+    return f"sqlite:///{file}"
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset, store_uri):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": store_uri}  # fmt: skip
+    command = [sys.executable, "-m", "services.cli.main", *words(dataset, "--json")]
+    done = subprocess.run(command, cwd=dataset.parent, env=env, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout), done.stderr
+
+
 def words(dataset, *more):
     sets = [word for setting in FAST for word in ("--set", setting)]
-    return ["train", str(dataset), *sets, "--folds", str(FOLDS), *more]
+    return ["train", str(dataset), "--config", os.devnull, *sets, "--folds", str(FOLDS), *more]
 
 
 def check(made, whole):
@@ -169,22 +187,17 @@ def test_too_few_patients_are_refused_before_anything_is_tracked(
     assert store.open_client(mlflow_uri).get_experiment_by_name("sealed") is None
 
 
-def test_all_folds_are_trained_measured_and_pooled(
-    dataset, mlflow_uri, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
-    assert main(words(dataset, "--json")) == 0
-    printed = capsys.readouterr()
-    answer = json.loads(printed.out)
-    client = store.open_client(mlflow_uri)
+def test_all_folds_are_trained_measured_and_pooled(dataset, unbroken, store_uri, tmp_path):
+    answer, said = unbroken
+    client = store.open_client(store_uri)
     parent = client.get_run(answer["run_id"])
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["hilum.folds"] == str(FOLDS)
-    children = child_runs(mlflow_uri, answer["run_id"])
-    assert [child.status for child in children] == ["FINISHED"] * FOLDS
-    assert {child.tags["hilum.fold"] for child in children} == {"0", "1", "2"}
-    assert {one["run_id"] for one in answer["folds"]} == {child.run_id for child in children}
-    for child in children:
+    below = child_runs(store_uri, answer["run_id"])
+    assert [child.status for child in below] == ["FINISHED"] * FOLDS
+    assert {child.tags["hilum.fold"] for child in below} == {"0", "1"}
+    assert {one["run_id"] for one in answer["folds"]} == {child.run_id for child in below}
+    for child in below:
         assert {a.path for a in client.list_artifacts(child.run_id)} >= {
             "package",
             "evaluation.json",
@@ -206,26 +219,27 @@ def test_all_folds_are_trained_measured_and_pooled(
     note = parent.data.tags["mlflow.note.content"]
     assert note.count("<br>") == 4
     assert f"{FOLDS} folds by patient" in note
-    page = download(mlflow_uri, parent.info.run_id, "folds.md", tmp_path).read_text()
-    assert all(child.run_id in page for child in children)
-    assert f"fold 3 of {FOLDS}, epoch 2" in printed.err or "fold 3 of 3" in printed.err
-    assert not list((Path(mlflow_uri.removeprefix("sqlite:///")).parent / ".hilum/state").iterdir())
+    page = download(store_uri, parent.info.run_id, "folds.md", tmp_path).read_text()
+    assert all(child.run_id in page for child in below)
+    assert "fold 2 of 2: " in said
+    assert not list((Path(store_uri.removeprefix("sqlite:///")).parent / ".hilum/state").iterdir())
 
 
-def test_a_killed_cross_validation_goes_on_with_the_fold_it_was_in(dataset, mlflow_uri, tmp_path, monkeypatch, capsys):  # fmt: skip
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
-    assert main(words(dataset, "--json")) == 0
-    unbroken = json.loads(capsys.readouterr().out)
-    client = store.open_client(mlflow_uri)
-    before = {
-        child.tags["hilum.fold"]: child for child in child_runs(mlflow_uri, unbroken["run_id"])
-    }
+def test_a_killed_cross_validation_goes_on_with_the_fold_it_was_in(
+    dataset, unbroken, store_uri, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+    whole, _ = unbroken
+    state = Path(store_uri.removeprefix("sqlite:///")).parent / ".hilum/state"
+    before = {child.tags["hilum.fold"]: child for child in child_runs(store_uri, whole["run_id"])}
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "services.cli.main", *words(dataset)]
     with (tmp_path / "output.txt").open("w") as output:
         child = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output)
         said = tmp_path / "output.txt"
-        while "fold 2 of 3: " not in said.read_text() or not _in_second_epoch(tmp_path):
+        while "fold 2 of 2: " not in said.read_text() or not any(
+            state.glob("*/epoch-00002-step-*")
+        ):
             assert child.poll() is None, said.read_text()[-3000:]
             time.sleep(0.005)
         psutil.Process(child.pid).send_signal(signal.SIGKILL)
@@ -233,19 +247,15 @@ def test_a_killed_cross_validation_goes_on_with_the_fold_it_was_in(dataset, mlfl
     assert main(["train", str(dataset), "--resume", "last", "--json"]) == 0
     printed = capsys.readouterr()
     resumed = json.loads(printed.out)
-    assert resumed["run_id"] != unbroken["run_id"]
-    assert "fold 1 of 3: run" in printed.err
+    assert resumed["run_id"] != whole["run_id"]
+    assert "fold 1 of 2: run" in printed.err
     assert "goes on in epoch" in printed.err
-    after = {one.tags["hilum.fold"]: one for one in child_runs(mlflow_uri, resumed["run_id"])}
-    assert len(child_runs(mlflow_uri, resumed["run_id"])) == FOLDS
+    after = {one.tags["hilum.fold"]: one for one in child_runs(store_uri, resumed["run_id"])}
+    assert len(child_runs(store_uri, resumed["run_id"])) == FOLDS
     assert {one.status for one in after.values()} == {"FINISHED"}
     assert "hilum.resumed" not in after["0"].tags
     assert after["1"].tags["hilum.resumed"] == "1"
     for fold, one in before.items():
         assert after[fold].tags["hilum.weights_sha256"] == one.tags["hilum.weights_sha256"]
-    assert resumed["pooled"] == unbroken["pooled"]
-    assert client.get_run(resumed["run_id"]).data.tags["hilum.resumed"] == "1"
-
-
-def _in_second_epoch(folder):
-    return any(folder.glob("store/.hilum/state/*/epoch-00002-step-*"))
+    assert resumed["pooled"] == whole["pooled"]
+    assert store.open_client(store_uri).get_run(resumed["run_id"]).data.tags["hilum.resumed"] == "1"

@@ -1,17 +1,19 @@
 """From evidence to verdict in the run's own numbers: every term of the sum, for every output."""
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from data_schemas.card import Card, Output
 from pipeline.model import decision
 from pipeline.model.overlay import overlay_png
 from pipeline.model.scoring import FULL_COLOUR, explained_class
 from pipeline.train.look.passing import Floats
-from pipeline.train.look.pictures import number
+from pipeline.train.look.pictures import number, smaller_photograph
 from pipeline.train.look.subject import Seen
 
 LONGEST_PICTURE = 640
@@ -86,12 +88,6 @@ def _column_tree(
 def _overlay(
     shown: tuple[NDArray[np.uint8], tuple[int, int, int, int]], values: Floats, unit: float
 ) -> str:
-    import io
-
-    from PIL import Image
-
-    from pipeline.train.look.pictures import smaller_photograph
-
     drawn = overlay_png(shown[0], values, shown[1], unit=unit)
     with Image.open(io.BytesIO(drawn)) as picture:
         return smaller_photograph(np.asarray(picture.convert("RGB")), LONGEST_PICTURE)
@@ -99,8 +95,6 @@ def _overlay(
 
 def _shrunk(seen: Seen) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
     """Return the picture at the size it is drawn at, and the region on it."""
-    from PIL import Image
-
     rows, columns = seen.picture.shape[:2]
     scale = LONGEST_PICTURE / max(rows, columns)
     if scale >= 1:

@@ -13,6 +13,7 @@ from pipeline.model import decision
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import explained_class
 from pipeline.train.backbones import LocalContrast
+from pipeline.train.ensemble import VIEWS
 from pipeline.train.look import answer, pictures, receptive
 from pipeline.train.look.passing import FirstLayer, Floats, Passing, Stage
 from pipeline.train.look.pictures import number
@@ -20,6 +21,12 @@ from pipeline.train.look.subject import TOLERANCE, Seen, Subject
 
 KEPT_BYTES = 600_000
 """Of exact first-layer maps; where all don't fit, those that vary most are kept."""
+
+DARK = 24
+"""Values below it are surroundings rather than picture, where a first look is chosen."""
+
+DEAD = 1e-3
+"""Share of the strongest filter below which a filter's picture isn't blown up to full colour."""
 
 CHANNELS_SHOWN = 8
 GRID = 5
@@ -71,7 +78,7 @@ def contents(
             "parameters": card.parameters,
             "package": subject.package.sha256,
             "members": subject.members,
-            "same": bool(np.allclose(passing.logits, passing.whole_logits, atol=TOLERANCE)),
+            "views": len(VIEWS[subject.views]),
             "member_logits": [number(value) for value in passing.logits],
         },
         "image": _image(seen, side),
@@ -108,23 +115,43 @@ def _image(seen: Seen, side: int) -> dict[str, Any]:
 
 def _busiest(pixels: NDArray[np.uint8]) -> list[int]:
     """Return row and column of the 8x8 block whose values differ most: where to look first."""
-    size = len(pixels) // 8 * 8
-    blocks = pixels[:size, :size].astype(np.float32).mean(2).reshape(size // 8, 8, size // 8, 8)
-    spread = blocks.std(axis=(1, 3))
-    # away from the frame, where a camera's mask ends
-    inner = spread[1:-1, 1:-1] if min(spread.shape) > 4 else spread
-    place = np.unravel_index(int(inner.argmax()), inner.shape)
-    edge = int(inner is not spread)
-    return [int((index + edge) * 8) for index in place]
+    count = len(pixels) // 8
+    blocks = pixels[: count * 8, : count * 8].reshape(count, 8, count, 8, -1)
+    spread = blocks.astype(np.float32).mean(4).std(axis=(1, 3))
+    # not where a camera's mask, or the picture, ends
+    dark = np.pad((blocks.max(4) < DARK).any(axis=(1, 3)), 1, constant_values=True)
+    near = [
+        dark[1 + r : 1 + r + count, 1 + c : 1 + c + count] for r in (-1, 0, 1) for c in (-1, 0, 1)
+    ]
+    inner = np.where(np.any(near, axis=0), -1, spread)
+    chosen = inner if inner.max() > 0 else spread
+    return [int(index) * 8 for index in np.unravel_index(int(chosen.argmax()), chosen.shape)]
+
+
+def _telling(first: FirstLayer) -> tuple[Floats, Floats]:
+    """Return how much each first map varies on the image itself, black surroundings left out.
+
+    The second array is the same as a share: near 1 for a filter that answers to changes only.
+    """
+    side = first.made.shape[-1]
+    at = np.minimum(np.arange(side) * first.given.shape[-1] // side, first.given.shape[-1] - 1)
+    seen = (first.given - first.given.min(axis=(1, 2), keepdims=True)).max(0)[at][:, at] > 0
+    shown = first.made[:, seen] if seen.any() else first.made.reshape(len(first.made), -1)
+    spread, mean = shown.std(axis=1), np.abs(shown.mean(axis=1))
+    return spread, spread / np.maximum(spread + mean, 1e-12)
 
 
 def _first(subject: Subject, passing: Passing, seen: Seen) -> dict[str, Any]:
     first, network = passing.first, subject.network
-    spread = first.made.std(axis=(1, 2))
+    spread, share = _telling(first)
     room = max(1, KEPT_BYTES // first.made[0].nbytes)
-    kept = sorted(np.argsort(-spread, kind="stable")[:room].tolist())
-    limits = np.abs(first.made).max(axis=(1, 2))
+    # weak maps aren't worth the room; of the others, those that answer to changes teach most
+    strong = np.where(spread >= np.median(spread), 1 + share, 0)
+    kept = np.argsort(-strong, kind="stable")[:room].tolist()
+    limits = np.array([pictures.limit_of(made) for made in first.made])
     reach = np.abs(first.weights).max(axis=(1, 2, 3))
+    # three equal channels: only the sum of a filter's tables counts
+    shown = first.weights.mean(1, keepdims=True) if seen.pixels.shape[2] == 1 else first.weights
     # the image's own values, or something that a layer made of them before the convolution
     mean, sd = (value.reshape(-1).double().numpy() for value in (network.mean, network.spread))
     plain = _plain(seen, network)
@@ -141,16 +168,19 @@ def _first(subject: Subject, passing: Passing, seen: Seen) -> dict[str, Any]:
         "given": None if affine else pictures.packed(first.given),
         "mean": [float(value) for value in mean],
         "spread": [float(value) for value in sd],
-        "kept": kept,
-        "best": int(spread.argmax()),
-        "maps": pictures.packed(first.made[kept]),
+        "kept": sorted(kept),
+        "best": kept[0],
+        "maps": pictures.packed(first.made[sorted(kept)]),
         "reach": [number(value) for value in reach],
         "limits": [number(value) for value in limits],
+        "largest": [number(value) for value in np.abs(first.made).max(axis=(1, 2))],
         "filter_pictures": [
-            pictures.filter_picture(w, float(r)) for w, r in zip(first.weights, reach, strict=True)
+            pictures.filter_picture(w, max(float(np.abs(w).max()), float(reach.max()) * DEAD))
+            for w in shown
         ],
         "map_pictures": [
-            pictures.signed(m, float(v)) for m, v in zip(first.made, limits, strict=True)
+            pictures.signed(m, float(v))
+            for m, v in zip(first.made, np.maximum(limits, limits.max() * DEAD), strict=True)
         ],
         **_after(first, kept),
     }
@@ -172,9 +202,7 @@ def _after(first: FirstLayer, kept: list[int]) -> dict[str, Any]:
         tree["shift"] = [number(value) for value in first.shift]
     for name, maps in (("normed", first.normed), ("activated", first.activated)):
         if maps is not None:
-            tree[name] = {
-                str(k): pictures.signed(maps[k], float(np.abs(maps[k]).max())) for k in kept
-            }
+            tree[name] = {str(k): _map_picture(maps[k]) for k in kept}
     if first.activated is not None:
         zeros = (first.activated == 0).mean(axis=(1, 2))
         tree["zeros"] = [number(value) for value in zeros]
@@ -191,7 +219,6 @@ def _stage(stage: Stage, side: int) -> dict[str, Any]:
         "side": int(maps.shape[-1]),
         "stride": number(side / maps.shape[-1]),
         "zeros": None if stage.zeros is None else number(stage.zeros),
-        "negative": None if stage.negative is None else number(stage.negative),
         "normed": None if stage.normed is None else [number(value) for value in stage.normed],
         "maps": [
             {
@@ -209,8 +236,8 @@ def _stage(stage: Stage, side: int) -> dict[str, Any]:
 
 def _map_picture(values: Floats) -> str:
     if values.min() < 0:
-        return pictures.signed(values, float(np.abs(values).max()))
-    return pictures.amount(values, 0.0, float(values.max()))
+        return pictures.signed(values, pictures.limit_of(values))
+    return pictures.amount(values, 0.0, pictures.limit_of(values))
 
 
 def _fields(subject: Subject, passing: Passing, progress: Progress) -> dict[str, Any]:

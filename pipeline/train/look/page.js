@@ -6,7 +6,7 @@
   const $ = (id) => document.getElementById(id);
   const MINUS = "−";
   const fix = (v, n = 3) => (v < 0 && Number(v.toFixed(n)) !== 0 ? MINUS : "") + Math.abs(v).toFixed(n);
-  const plain = (v) => fix(v, Math.abs(v) >= 100 ? 1 : 3);
+  const plain = (v) => (v !== 0 && Math.abs(v) < 5e-4 ? v.toExponential(0).replace("-", MINUS).replace("e-", "e" + MINUS) : fix(v, Math.abs(v) >= 100 ? 1 : 3));
   const percent = (v, n = 0) => `${(100 * v).toFixed(n)} %`;
   const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
 
@@ -84,8 +84,8 @@
 
   // ---- state: one place in the first map, and the loupe over it ------------------------------
   const OWN = [["blur: the mean of the patch", () => 1 / (k * k)],
-    ["rims that run up and down", (_y, x) => Math.sign(x - (k - 1) / 2) / k],
-    ["rims that run left to right", (y) => Math.sign(y - (k - 1) / 2) / k],
+    ["edges that run up and down", (_y, x) => Math.sign(x - (k - 1) / 2) / k],
+    ["edges that run left to right", (y) => Math.sign(y - (k - 1) / 2) / k],
     ["spots: the middle less its surroundings", (y, x) => (y === k >> 1 && x === k >> 1 ? 1 : 0) - 1 / (k * k)]];
   const loupe = { y: clamp(I.best[0], 0, I.size - 8), x: clamp(I.best[1], 0, I.size - 8) };
   const unit = { y: 0, x: 0 };
@@ -124,7 +124,9 @@
     place(loupeFrame, loupe.y, loupe.x, 8, 8, I.size);
     const rows = (c) => [...Array(8).keys()].map((i) => [...Array(8).keys()].map((j) => value(loupe.y + i, loupe.x + j, c)));
     const tint = (c) => (v) => paint(SHOWN.length === 1 ? [v, v, v] : [0, 1, 2].map((n) => (n === c ? v : Math.round(v * 0.22))));
-    $("values").replaceChildren(...SHOWN.map((name, c) => table(name, rows(c), tint(c), String)));
+    const under = (y, x) => [0, 1, 2].map((c) => value(loupe.y + y, loupe.x + x, c));
+    $("values").replaceChildren(el("figure", { class: "under" }, canvas(8, 8, under, "the pixels under the loupe"), el("figcaption", {}, "under the loupe")),
+      ...SHOWN.map((name, c) => table(name, rows(c), tint(c), String)));
     const all = SHOWN.map((_, c) => rows(c).flat());
     $("loupe-says").textContent = `Rows ${loupe.y}–${loupe.y + 7}, columns ${loupe.x}–${loupe.x + 7}. ` +
       all.map((v, c) => `${SHOWN[c]} ${Math.min(...v)} to ${Math.max(...v)}`).join(", ") + ".";
@@ -144,16 +146,18 @@
       ownMap = new Float32Array(F.side ** 2);
       for (let n = 0; n < ownMap.length; n++) ownMap[n] = convolve(Math.floor(n / F.side), n % F.side)[0];
     }
-    let limit = 1e-12;
-    for (let n = 0; n < F.side ** 2; n++) limit = Math.max(limit, Math.abs(mapValue(Math.floor(n / F.side), n % F.side)));
+    const sizes = Float64Array.from({ length: F.side ** 2 }, (_, n) => Math.abs(mapValue(Math.floor(n / F.side), n % F.side))).sort();
+    const most_ = sizes[sizes.length - 1], limit = Math.max(1e-12, own() ? sizes[Math.floor(0.995 * sizes.length)] || most_ : Math.max(F.limits[chosen], Math.max(...F.limits) / 1000));
     $("map").replaceChildren(canvas(F.side, F.side, (y, x) => signed(mapValue(y, x) / limit), "feature map"), mapSpot);
     const most = reach();
-    $("kernel").replaceChildren(canvas(k, k, (y, x) => (C === 3
-      ? [0, 1, 2].map((c) => Math.round(127.5 + 127.5 * clamp(weight(c, y, x) / most, -1, 1)))
-      : signed(weight(0, y, x) / most)), "filter"));
+    // three equal channels: only the sum of the three tables counts
+    const grey = I.channels === 1 || C !== 3, level = (v, top) => Math.round(127.5 + 127.5 * clamp(v / top, -1, 1));
+    const mean = (y, x) => [...Array(C).keys()].reduce((sum, c) => sum + weight(c, y, x), 0) / C;
+    const top = Math.max(1e-12, ...[...Array(k * k).keys()].map((n) => Math.abs(mean(Math.floor(n / k), n % k))));
+    $("kernel").replaceChildren(canvas(k, k, (y, x) => (grey ? Array(3).fill(level(mean(y, x), top)) : [0, 1, 2].map((c) => level(weight(c, y, x), most))), "filter"));
     const total = [...Array(C * k * k).keys()].reduce((sum, n) => sum + weight(Math.floor(n / k / k), Math.floor(n / k) % k, n % k), 0);
-    fill("kernelSays", `The filter, ${k} × ${k} for each of ${C} channels. Grey is 0; the largest weight is ${plain(most)}. All weights add up to ${plain(total)}.`);
-    fill("mapSays", `The map that it makes, ${F.side} × ${F.side}: blue below 0, grey 0, yellow above (largest ${plain(limit)}). Click a place.`);
+    fill("kernelSays", `The filter, ${k} × ${k} for each of ${C} channels. Middle grey is 0; the largest weight is ${plain(most)}.${grey ? " The picture is grey, so the tables act together: shown is their mean." : ""} All weights add up to ${plain(total)}.`);
+    fill("mapSays", `The map that it makes, ${F.side} × ${F.side}: blue below 0, grey 0, yellow above; full colour at ${plain(limit)}, the strongest half per cent reaches ${plain(most_)}. Click a place.`);
   }
   const line = (c) => {
     const at = corner(), span = [...Array(k).keys()], most = reach();
@@ -165,7 +169,7 @@
     const toned = (limit) => (v) => paint(signed(v / limit));
     const peak = Math.max(1e-9, ...products.flat().map(Math.abs));
     return [sum, el("div", { class: "line" },
-      table(`${NAMES[c]}: image`, patch, toned(2.2), (v) => fix(v, digits)), el("span", { class: "op" }, "×"),
+      table(`${NAMES[c]}, normalised`, patch, toned(2.2), (v) => fix(v, digits)), el("span", { class: "op" }, "×"),
       table("weights", own_, toned(most), (v) => fix(v, 2)), el("span", { class: "op" }, "="),
       table("products", products, toned(peak), (v) => fix(v, digits)), el("span", { class: "op" }, "→"), el("strong", {}, `sum ${fix(sum)}`))];
   };
@@ -196,11 +200,12 @@
     drawMap(); drawAfter(); drawHand();
   }
   function words() {
-    const pad = F.padding ? `${F.padding} ring${F.padding > 1 ? "s" : ""} of zeros round the picture, so that the filter can also stand on its edge` : "none here (or only at the lower and right edge): the filter stays inside the picture";
+    const after = Math.max(0, (F.side - 1) * F.stride + k - F.padding - side), rows_ = (n) => `${n} row${n === 1 ? "" : "s"}`;
+    const pad = F.padding || after ? `${rows_(F.padding)} of zeros above and to the left of the picture, ${after} below and to the right, so that the filter can also stand on the edge` : "none: the filter stays inside the picture";
     const rows = [["Channels", `${C} in, ${F.filters} out. Each filter has a ${k} × ${k} table for every channel; the ${C} sums are added to one number. ${F.filters} filters make ${F.filters} maps.` + (I.channels === 1 ? " This picture is grey, so the same numbers are given three times." : "")],
       ["Stride", F.stride === 1 ? "1: the filter moves pixel by pixel, and the map is as large as the picture." : `${F.stride}: the filter moves ${F.stride} pixels at a time, so that a picture of ${side} × ${side} gives a map of ${F.side} × ${F.side}.`],
       ["Padding", `${pad}.`],
-      ["Before", `each value v has become (v − mean) / spread, as in red (${I.channels === 1 ? values[0] : value(loupe.y, loupe.x, 0)} − ${F.mean[0].toFixed(1)}) / ${F.spread[0].toFixed(1)}: numbers near 0, which learn better.`],
+      ["Before", `${D.contrast ? "the surroundings are taken away, as said above; before that, " : ""}each value v has become (v − mean) / spread, as in red (${I.channels === 1 ? values[0] : value(loupe.y, loupe.x, 0)} − ${F.mean[0].toFixed(1)}) / ${F.spread[0].toFixed(1)}: numbers near 0, which learn better.`],
       ["Weights", `${F.filters} × ${C} × ${k} × ${k} = ${(F.filters * C * k * k).toLocaleString("en")}, the same at every place: what is learned in one corner is known in all.`]];
     $("words").replaceChildren(...rows.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)]));
   }
@@ -209,11 +214,11 @@
   function gallery() {
     $("gallery").replaceChildren(...[...Array(F.filters).keys()].map((f) => {
       const kept = F.kept.includes(f), inside = [el("img", { src: F.filter_pictures[f], alt: `filter ${f}` }), el("img", { src: F.map_pictures[f], alt: `map of filter ${f}` }),
-        el("small", {}, `${f}: weights to ${plain(F.reach[f])}, map to ${plain(F.limits[f])}`)];
+        el("small", {}, F.reach[f] < Math.max(...F.reach) / 1000 ? `${f}: unused, all weights about 0` : `${f}: weights to ${plain(F.reach[f])}, map to ${plain(F.largest[f])}`)];
       return kept ? el("button", { type: "button", "data-filter": f, "aria-pressed": "false", onclick: () => choose(f) }, ...inside) : el("div", { class: "still" }, ...inside);
     }));
-    const few = F.kept.length < F.filters ? ` The ${F.kept.length} with a button, those whose maps vary most, lie in this page number by number; the others as pictures.` : "";
-    fill("filtersSay", `${F.filters} filters, ${F.filters} maps. Filters that look like a step find rims that run along it; a coloured one finds that colour against its opposite; an even one passes the picture on.${few}`);
+    const few = F.kept.length < F.filters ? ` The ${F.kept.length} that can be chosen lie in this page number by number (those that answer most to changes in this image); the others as pictures.` : "";
+    fill("filtersSay", `${F.filters} filters, ${F.filters} maps. Filters that look like a step find edges that run along it; a coloured one finds that colour against its opposite; an even one passes the picture on.${few}`);
   }
   const activationSays = { ReLU: "ReLU sets every number below 0 to 0", ReLU6: "ReLU6 sets every number below 0 to 0, and what is above 6 to 6", SiLU: "SiLU presses numbers below 0 towards 0", GELU: "GELU presses numbers below 0 towards 0" };
   function drawAfter() {
@@ -241,12 +246,12 @@
   // ---- 4 depth -----------------------------------------------------------------------------
   function stages() {
     $("stages").replaceChildren(...D.stages.map((s, n) => {
-      const cut = s.zeros === null ? "It has no ReLU: nothing is cut to 0." : `Its ReLUs were given ${percent(s.negative)} numbers below 0 and put out ${percent(s.zeros)} exact zeros.`;
+      const cut = s.zeros === null ? "It has no ReLU: nothing is cut to 0." : `Its ReLUs set ${percent(s.zeros)} of their numbers to exactly 0.`;
       const norm = s.normed ? ` Its last normalisation took mean ${fix(s.normed[0], 2)}, s.d. ${fix(s.normed[1], 2)} to ${fix(s.normed[2], 2)}, ${fix(s.normed[3], 2)}.` : "";
-      return el("div", { class: "stage" }, el("div", {}, el("h3", {}, `Stage ${n + 1}: ${s.channels} maps of ${s.side} × ${s.side}`),
+      return el("div", { class: "stage" }, el("div", {}, el("h3", {}, `Stage ${n + 1}: ${s.channels} maps of ${s.side}\u00a0×\u00a0${s.side}`),
         el("p", { class: "quiet" }, `One unit for every ${Number(s.stride.toFixed(1))} pixels. ${cut}${norm}`)),
       el("div", { class: "thumbs" }, ...s.maps.map((m) => el("figure", {}, el("img", { src: m.png, alt: `stage ${n + 1}, channel ${m.channel}: ${plain(m.low)} to ${plain(m.high)}` }),
-        el("figcaption", { title: `channel ${m.channel}: ${plain(m.low)} to ${plain(m.high)}, s.d. ${plain(m.sd)}` }, `${m.channel}: ${fix(m.low, 1)} to ${fix(m.high, 1)}`)))));
+        el("figcaption", { title: `channel ${m.channel}: ${plain(m.low)} to ${plain(m.high)}, s.d. ${plain(m.sd)}` }, `channel ${m.channel}: ${fix(m.low, 1)} to ${fix(m.high, 1)}`)))));
     }));
   }
 
@@ -282,7 +287,10 @@
       (g.agrees ? "These sizes agree with what following every connection of the network gives." : "Something besides these layers widens the field here (a local mean, or gates), so the frames are larger: they come from following every connection of the network.")),
       el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, ...["layer", "stage", "kernel", "stride", "jump before", "adds", "field"].map((h, n) => el("th", { scope: "col", class: n ? "n" : "" }, h)))),
         el("tbody", {}, ...g.layers.map((l) => el("tr", {}, el("td", {}, l.layer), ...[l.stage + 1, l.kernel, l.stride, l.jump, (l.kernel - 1) * l.jump, l.side].map((v) => el("td", { class: "n" }, String(v)))))))));
-    drawUnit(D.field.stages.length - 1, 0);
+    // the deepest stage whose window doesn't yet cover the image teaches most
+    const last = D.field.stages.length - 1, part = D.field.stages.map((s) => s.units.some((u) => u.box[2] < side && u.box[3] < side));
+    const start = Math.max(0, part.lastIndexOf(true)) || last;
+    drawUnit(start, D.field.stages[start].units[0].peak ? 0 : D.field.stages[start].units.length >> 1);
   }
 
   // ---- 6 evidence --------------------------------------------------------------------------
@@ -319,7 +327,8 @@
     $("cells-sum").textContent = `${rows} × ${wide} = ${flat.length} numbers. Those above 0 add up to ${fix(up, 2)}, those below to ${fix(down, 2)}: together ${fix(up + down, 2)}.`;
     drawSteps();
   }
-  const sentence = { present: "present", absent: "absent", uncertain: "uncertain: between the thresholds", not_assessed: "no operating point: nobody said where it turns positive" };
+  const sentence = { present: "positive", absent: "negative", uncertain: "indeterminate", not_assessed: "No operating point: nobody said where it turns positive." };
+  const stands = { present: "at or above it", absent: "below it", uncertain: "between the two" };
   function drawSteps() {
     const o = output, c = column, n = c.cells.flat().length, mean = meanOf(c), logit = logitOf(c), x = scaled(o, c), found = shares(o);
     const positive = Math.min(1, o.positive_classes.reduce((sum, at) => sum + found[at], 0)), point = o.point;
@@ -327,7 +336,7 @@
     const link = { sigmoid: `Probability of ${o.classes[1]}: 1 / (1 + e^${fix(-x)}) = `, softmax: "Probability: e to the power of each class's number, divided by the sum over all classes: ", cumulative: `Each map answers “this grade or a later one?”; this one says ${fix(sigmoid(x))}. Differences of neighbours give the grades. ` }[o.link];
     const same = found.every((v, at) => Math.abs(v - o.probabilities[at]) < 1e-4);
     const rule = !point ? [sentence.not_assessed] : [`Threshold${point.low === point.high ? "" : "s"}, chosen on ${point.images} calibration images (rule ${point.rule}): `,
-      point.low === point.high ? `positive at ${fix(point.high)} or more. ` : `positive at ${fix(point.high)} or more, negative below ${fix(point.low)}. `, `${fix(positive)} is `, el("strong", { id: "verdict" }, sentence[o.state] ?? o.state), "."];
+      point.low === point.high ? `positive at ${fix(point.high)} or more. ` : `positive at ${fix(point.high)} or more, negative below ${fix(point.low)}. `, `${fix(positive)} is ${stands[o.state]}: `, el("strong", { id: "verdict" }, sentence[o.state]), "."];
     const items = [["The sum of all ", `${n} numbers of the map is ${fix(mean * n, 2)}; their mean is `, el("strong", {}, fix(mean)), "."],
       [`Plus the bias: ${fix(mean)} ${c.bias < 0 ? MINUS : "+"} ${Math.abs(c.bias).toFixed(3)} = `, el("strong", { id: "logit" }, fix(logit)), ", the logit. ", ready(Math.abs(logit - c.logit) < 1e-4 * Math.max(1, Math.abs(logit)), `the package's graph says ${fix(c.logit)}`, `the package's graph says ${fix(c.logit)}`)],
       [o.temperature === 1 && !c.shift ? "No calibration: temperature 1, no shift." : `Calibrated on other patients: divided by the temperature${c.shift ? ", plus the shift" : ""}: ${calm}.`],
@@ -359,7 +368,7 @@
     if (D.contrast) before.push("Before its first convolution this network takes from each pixel the mean of its surroundings (24 pixels): small things stay, light and tint go. The numbers below are what is left.");
     if (ratio !== 1) before.push(`The network's graph enlarges the image from ${I.size} to ${side} pixels first.`);
     if (before.length) { fill("before", before.join(" ")); reveal("before"); }
-    if (!D.model.same) { fill("member", `This package's answer is the mean over ${D.model.members} network${D.model.members > 1 ? "s" : ""} and, perhaps, mirrored views. Sections 2 to 5 show the first network on the image as it is; its own logits are ${D.model.member_logits.map((v) => fix(v)).join(", ")}. This section shows the whole package's maps.`); reveal("member"); }
+    if (D.model.members * D.model.views > 1) { fill("member", `This package's answer is the mean of ${D.model.members} network${D.model.members > 1 ? "s" : ""} on ${D.model.views} view${D.model.views > 1 ? "s" : ""} of the image (mirrored ones are turned back). Sections 2 to 5 show the first network on the image as it is; its own logits are ${D.model.member_logits.map((v) => fix(v)).join(", ")}. This section shows the whole package's maps.`); reveal("member"); }
     $("check-table").replaceChildren(el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "two ways to"), el("th", { scope: "col", class: "n" }, "apart by"), el("th", { scope: "col", class: "n" }, "allowed"))),
       el("tbody", {}, ...D.checks.map((c) => el("tr", {}, el("td", {}, c.what), el("td", { class: "n" }, c.apart.toExponential(1)), el("td", { class: "n" }, c.allowed.toExponential(1))))));
     fill("made", `Package ${D.model.package.slice(0, 12)}, hilum ${D.made}.`);
@@ -385,7 +394,7 @@
     reveal("near");
     $("neighbours").replaceChildren(...D.near.map((n) => el("div", { class: "still" }, el("img", { src: n.png, alt: `training image, row ${n.row}` }), el("small", {}, `row ${n.row}: similarity ${n.cosine.toFixed(3)}. ` + Object.entries(n.truth).map(([label, name]) => `${label}: ${name}`).join(", ")))));
   }
-  head(); wire(); gallery(); stages(); fields(); near(); fromLoupe(); fromUnit(); words();
+  head(); wire(); gallery(); stages(); fields(); near(); fromLoupe(); words();
   drawNumbers(); choose(chosen); pickOutput(D.answer.outputs.indexOf(output));
   document.documentElement.dataset.ready = "yes";
 })();

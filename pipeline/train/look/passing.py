@@ -60,7 +60,6 @@ class Stage:
     child: int  # its place in the backbone
     maps: Tensor  # [1, D, h, w], with its graph
     zeros: float | None  # share of exact zeros that the stage's ReLUs put out; None: it has none
-    negative: float | None  # share of their inputs that were negative
     normed: tuple[float, float, float, float] | None  # mean, s.d. before and after its last norm
 
 
@@ -246,13 +245,15 @@ def _one(layer: Any, name: str) -> int:
 
 def _steps(calls: list[_Call], ends: list[int], kept: list[int]) -> Iterator[Step]:
     """Yield the layers that widen the view, with the number of the kept stage they belong to."""
+    side = int(calls[0].given.shape[-1])
     for place, call in enumerate(calls):
         if not isinstance(call.module, STEPS):
             continue
         kernel, stride = _one(call.module, "kernel_size"), _one(call.module, "stride")
-        # a 1x1 convolution with a stride is the short cut beside a block, not on its way
-        if kernel == 1:
+        # what starts again from a larger map is a short cut beside a block, not on the way
+        if (kernel, stride) == (1, 1) or int(call.given.shape[-1]) != side:
             continue
+        side = int(call.made.shape[-1])
         whole = next((k for k, end in enumerate(ends) if place < end), len(ends) - 1)
         stage = next(number for number, k in enumerate(kept) if whole <= k)
         yield Step(stage, call.name, kernel, stride, _padding(call))
@@ -262,7 +263,6 @@ def _stage(name: str, child: int, maps: Tensor, calls: list[_Call]) -> Stage:
     cut = [call for call in calls if isinstance(call.module, CUTTING)]
     count = sum(call.made.numel() for call in cut)
     zeros = sum(int((call.made == 0).sum()) for call in cut)
-    negative = sum(int((call.given < 0).sum()) for call in cut)
     norms = [call for call in calls if type(call.module) is nn.BatchNorm2d]
     normed = None
     if norms:
@@ -273,7 +273,6 @@ def _stage(name: str, child: int, maps: Tensor, calls: list[_Call]) -> Stage:
         child,
         maps,
         zeros / count if count else None,
-        negative / count if count else None,
         normed,  # type: ignore[arg-type]
     )
 

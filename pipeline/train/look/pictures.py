@@ -55,13 +55,27 @@ def filter_picture(weights: NDArray[np.floating[Any]], limit: float) -> str:
 
 
 def heat(values: NDArray[np.floating[Any]]) -> str:
-    """Return [h, w] >= 0 as orange whose opacity is the root of the share of the strongest."""
+    """Return [h, w] >= 0 as orange, the stronger the less transparent."""
     small = smaller(values)
-    level = np.sqrt(small / max(float(small.max(initial=0)), 1e-30))
+    # a few pixels outshine all others
+    top = float(np.quantile(small, 0.99)) if small.size else 0.0
+    level = (
+        np.sqrt(np.clip(small / max(top, float(small.max(initial=0)) / 100, 1e-30), 0, 1)) ** 1.5
+    )
     picture = Image.fromarray(np.rint(31 * level).astype(np.uint8), mode="P")
     picture.putpalette(_HEAT * 32)
     opacity = bytes(round(230 * k / 31) for k in range(32))
     return _uri(picture, transparency=opacity)
+
+
+def limit_of(values: NDArray[np.floating[Any]]) -> float:
+    """Return the size that gets full colour: only the strongest half per cent lies beyond it.
+
+    A camera's mask or the frame would else leave everything inside it grey.
+    """
+    size = np.abs(values)
+    common = float(np.quantile(size, 0.995))
+    return common if common > 0 else float(size.max(initial=0.0))
 
 
 def smaller(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -113,7 +113,12 @@ def skeleton(backbone: nn.Sequential) -> nn.Sequential:
 
 def sensitivity(unit: Tensor, pixels: Tensor) -> Floats:
     """Return |gradient| [S, S] of one unit with respect to the backbone's input, summed over channels."""
-    (gradient,) = torch.autograd.grad(unit, pixels, retain_graph=True)
+    # numbers too small to matter are slow to multiply: they are taken as zero
+    torch.set_flush_denormal(True)
+    try:
+        (gradient,) = torch.autograd.grad(unit, pixels, retain_graph=True)
+    finally:
+        torch.set_flush_denormal(False)
     return np.asarray(gradient[0].abs().sum(0).numpy(), np.float32)
 
 

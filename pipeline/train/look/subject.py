@@ -1,5 +1,6 @@
 """What is looked at: a package with its torch network put together again, and one prepared image."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from data_schemas import settings
 from data_schemas.card import Card
 from data_schemas.errors import PackageError, UsageError
 from data_schemas.files import sha256
-from data_schemas.plan import NetworkPlan, Plan
+from data_schemas.plan import NetworkPlan
 from pipeline.imaging.picture import picture
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
@@ -21,7 +22,8 @@ from pipeline.ingest.store import Dataset
 from pipeline.model.decision import output_of, positive_probability
 from pipeline.model.package import WEIGHTS, Package, verification
 from pipeline.model.runtime import Runtime
-from pipeline.train import networks
+from pipeline.train.ensemble import VIEWS, answering
+from pipeline.train.networks import EvidenceNetwork, build
 
 TOLERANCE = 1e-4
 """Largest |logit of the network put together - logit of the package| allowed; as at export."""
@@ -38,8 +40,9 @@ class Subject:
 
     package: Package
     whole: nn.Module  # what the package's graph computes
-    network: networks.EvidenceNetwork  # the one that is looked at: the whole, or its first member
+    network: EvidenceNetwork  # the one that is looked at: the whole, or its first member
     members: int
+    views: str
     difference: float  # largest |logit here - logit stored in the package|
 
 
@@ -64,8 +67,8 @@ def put_together(package: Package, plan_file: Path | None) -> Subject:
     Parameters
     ----------
     plan_file
-        The run's plan; without it the network is found by the card's backbone and the shapes of
-        the weights.
+        The run's plan; without it the network is found by the card's backbone, the shapes of the
+        weights and the answers that the package keeps.
 
     Raises
     ------
@@ -73,43 +76,61 @@ def put_together(package: Package, plan_file: Path | None) -> Subject:
         If no network of this hilum fits the weights, or it answers otherwise than the package.
     """
     tensors = safetensors.torch.load(package.read(WEIGHTS))
-    columns = sum(len(output.columns) for output in package.card.outputs)
-    whole = _fitting(_plans(package.card, plan_file), columns, package, tensors)
     stored = verification(package)
-    with torch.no_grad():
-        logits = whole(torch.from_numpy(stored.images))[0].numpy()
-    difference = float(np.max(np.abs(logits - stored.logits)))
-    if not difference <= TOLERANCE:
+    images = torch.from_numpy(stored.images)
+    nearest = float("inf")
+    for plan in _plans(package.card, plan_file, _members(tensors)):
+        whole = _built(plan, package.card, tensors)
+        if whole is None:
+            continue
+        with torch.no_grad():
+            logits = whole(images)[0].numpy()
+        difference = float(np.max(np.abs(logits - stored.logits)))
+        if difference <= TOLERANCE:
+            members = [part for part in whole.modules() if isinstance(part, EvidenceNetwork)]
+            return Subject(package, whole, members[0], len(members), plan.views, difference)
+        nearest = min(nearest, difference)
+    if nearest < float("inf"):
         raise PackageError(
-            f"the network put together from the weights answers otherwise than the package, by {difference:.3g}",
+            f"the network put together from the weights answers otherwise than the package, by {nearest:.3g}",
             where=package.folder,
             mend="give the id of the run, whose plan says how the network is built",
         )
-    members = [part for part in whole.modules() if isinstance(part, networks.EvidenceNetwork)]
-    return Subject(package, whole, members[0], len(members), difference)
-
-
-def _plans(card: Card, plan_file: Path | None) -> list[NetworkPlan]:
-    if plan_file is not None:
-        return [settings.resolve(Plan, [settings.from_file(plan_file)]).network]
-    return [NetworkPlan(backbone=card.backbone, stride=stride) for stride in STRIDES]
-
-
-def _fitting(
-    plans: list[NetworkPlan], columns: int, package: Package, tensors: dict[str, Tensor]
-) -> nn.Module:
-    for plan in plans:
-        built = networks.build(plan, columns, package.card.size).eval()
-        shapes = {name: value.shape for name, value in built.state_dict().items()}
-        if shapes == {name: value.shape for name, value in tensors.items()}:
-            built.load_state_dict(tensors)
-            return built
     raise PackageError(
         f"its weights fit no `{package.card.backbone}` of this hilum",
         where=package.folder / WEIGHTS,
         mend="give the id of the run, or look with the version that trained it: "
         f"{package.card.hilum_version}",
     )
+
+
+def _plans(card: Card, plan_file: Path | None, members: int) -> Iterator[NetworkPlan]:
+    """Yield what the network may be: the plan's, or all that the weights' names leave open."""
+    if plan_file is not None:
+        # only what the network is: a plan of another version may hold other keys elsewhere
+        given = settings.from_file(plan_file).tree.get("network", {})
+        yield settings.resolve(NetworkPlan, [settings.Layer(given)])
+        return
+    for stride in STRIDES:
+        for views in VIEWS:
+            yield NetworkPlan(backbone=card.backbone, stride=stride, views=views, members=members)
+
+
+def _members(tensors: Mapping[str, Tensor]) -> int:
+    numbers = {name.split(".")[1] for name in tensors if name.startswith("members.")}
+    return max(1, len(numbers))
+
+
+def _built(plan: NetworkPlan, card: Card, tensors: Mapping[str, Tensor]) -> nn.Module | None:
+    """Return the planned network with these weights; ``None`` if they don't fit."""
+    columns = sum(len(output.columns) for output in card.outputs)
+    members = [build(plan, columns, card.size).eval() for _ in range(plan.members)]
+    whole = answering(members, plan.views)
+    shapes = {name: value.shape for name, value in whole.state_dict().items()}
+    if shapes != {name: value.shape for name, value in tensors.items()}:
+        return None
+    whole.load_state_dict(dict(tensors))
+    return whole
 
 
 def from_file(file: Path, package: Package) -> Seen:
@@ -131,13 +152,15 @@ def from_file(file: Path, package: Package) -> Seen:
     top, left, height, width = prepared.region
     contract = package.contract
     crop = {"fundus_field": "cut to the field of view and black outside it"}.get(
-        contract.region, f"region `{contract.region}`, fit `{contract.fit}`"
+        contract.region, f"region “{contract.region}”, fit “{contract.fit}”"
     )
     says = (
-        f"A {instance.format} of {instance.rows} × {instance.columns} pixels, {crop}: its rows "
-        f"{top} to {top + height} and columns {left} to {left + width}, resized to "
-        f"{contract.size} × {contract.size} by the contract `{contract.name}`."
+        f"A {instance.format.upper()} of {instance.rows} × {instance.columns} pixels, {crop}: its rows "
+        f"{top} to {top + height - 1} and columns {left} to {left + width - 1}, resized to "
+        f"{contract.size} × {contract.size} by the contract “{contract.name}”."
     )
+    if top < 0 or left < 0 or top + height > instance.rows or left + width > instance.columns:
+        says += " What reaches beyond the source is black."
     if not prepared.quality.sufficient:
         says += f" The contract finds its quality insufficient ({', '.join(prepared.quality.reasons)}): a service would give no verdict."
     name = f"image {sha256(data)[:12]}"
@@ -184,7 +207,7 @@ def typical(dataset: Dataset, package: Package, runtime: Runtime) -> Seen:
         positive = output_of(card, card.primary).positive_classes
         ill = rows[np.isin(dataset.labels(card.primary)[rows], positive)]
         if len(ill):
-            rows, among = ill, f"the tune split's images with `{card.primary}`"
+            rows, among = ill, f"the tune split's images with “{card.primary}”"
     rows = rows[:LOOKED_THROUGH]
     logits = np.concatenate(
         [runtime.run(dataset.copies(rows[k : k + 1])).logits for k in range(len(rows))]
@@ -196,7 +219,7 @@ def typical(dataset: Dataset, package: Package, runtime: Runtime) -> Seen:
     says = (
         f"Row {row} of the data set's manifest: of {among} (the first {len(rows)}), the one with the "
         f"median probability. It is shown as it is stored, {size} × {size}, prepared by the contract "
-        f"`{dataset.contract.name}`."
+        f"“{dataset.contract.name}”."
     )
     shown = np.ascontiguousarray(np.broadcast_to(pixels, (size, size, 3)))
     return Seen(

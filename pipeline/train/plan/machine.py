@@ -1,7 +1,6 @@
 """What this machine offers a training: cores, memory within its cgroups, processors, libraries."""
 
 import importlib.metadata
-import importlib.util
 import platform
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from data_schemas.fingerprint import Gpu, Machine
 from data_schemas.version import our_version
 from pipeline.model.cores import available_cores
-from pipeline.train import weights
+from pipeline.train import published
 
 _LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -58,8 +57,9 @@ def _groups(cgroups: Path, own_groups: Path) -> list[Path]:
     except OSError:
         return folders
     for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if not colon or controllers not in ("", "memory"):
             continue
         root = cgroups if not controllers else cgroups / "memory"
         below = root / path.strip("/")
@@ -125,6 +125,4 @@ def _versions() -> dict[str, str]:
 
 def pretrained_here() -> tuple[str, ...]:
     """Return the backbones whose ImageNet weights, and the library that builds them, are installed."""
-    needed = (weights.LITE0_PACKAGE, "timm")
-    here = all(importlib.util.find_spec(name) is not None for name in needed)
-    return ("efficientnet_lite0",) if here else ()
+    return published.here()

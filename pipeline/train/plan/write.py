@@ -109,7 +109,7 @@ def inspect(path: Path) -> PlanFile:
 
 def _head(fingerprint: Fingerprint, estimate: Estimate | None) -> str:
     train = fingerprint.images.get("train", 0)
-    name = " ".join(fingerprint.dataset.split())
+    name = _plain(fingerprint.dataset)
     patients = fingerprint.patients.get("train", 0)
     counts = f"{train:,} training images of {patients:,} patients, {fingerprint.size} px"
     lines = [f"# How to train on `{name}`: {counts}."]
@@ -139,12 +139,17 @@ def summary(estimate: Estimate) -> str:
     return (
         f"{memory} Takes about {duration(estimate.total_s)} on "
         f"{cores if not estimate.speed.on_gpu else estimate.device}: "
-        f"{estimate.epochs} epochs of {duration(estimate.epoch_s)}{several}."
+        f"{estimate.epochs} epoch{'s' if estimate.epochs > 1 else ''} of {duration(estimate.epoch_s)}{several}."
     )
 
 
 def _line(key: str, value: Any, reason: str) -> str:
-    return f"{key}: {as_yaml(value)}".ljust(_REASONS_AT) + f"  # {' '.join(reason.split())}"
+    return f"{key}: {as_yaml(value)}".ljust(_REASONS_AT) + f"  # {_plain(reason)}"
+
+
+def _plain(text: str) -> str:
+    # on one line, and nothing that a comment in YAML may not hold
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def as_yaml(value: Any) -> str:

@@ -54,8 +54,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
             continue
         _clear(place, one)
         sent.append(one)
-    lines = [_line(one) for one in sent] or ["nothing waits to be sent"]
-    console.result("\n".join(lines), {"sent": [_tree(one) for one in sent]})
+    lines = [_line(one) for one in sent]
+    if not faults:
+        lines = lines or ["nothing waits to be sent"]
+    if lines:
+        console.result("\n".join(lines), {"sent": [_tree(one) for one in sent]})
     for fault in faults[:-1]:
         console.error(fault)
     if faults:

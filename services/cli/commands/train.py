@@ -19,7 +19,7 @@ was stopped, however it was, goes on from there, in the same MLflow run and to t
 
 With --folds K every image is answered once, by a network that saw no image of its patient:
 
-    hilum train datasets/fundus --config fundus --folds 5
+    hilum train datasets/fundus --folds 5
 """
 
 import argparse
@@ -34,7 +34,7 @@ from data_schemas.errors import UsageError
 from data_schemas.plan import Plan
 from services.cli.console import Console
 from services.cli.folds import folds_text, folds_tree, page_of
-from services.cli.planning import planned, refuse_no_folder
+from services.cli.planning import placed, planned, refuse_no_folder
 from services.cli.settings import layers_of, preset_names, tracking_uri
 
 if TYPE_CHECKING:
@@ -101,17 +101,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Train; 0 when the run finished."""
-    options.assignments += ["accept_leaks=true"] if options.accept_leaks else []
-    options.assignments += [] if options.folds is None else [f"folds={options.folds}"]
+    options.assignments += [
+        *(["accept_leaks=true"] if options.accept_leaks else []),
+        *([] if options.folds is None else [f"folds={options.folds}"]),
+    ]
     layers = layers_of("plans", options.config, options.assignments)
     settings.resolve(Plan, layers)  # before anything heavy is loaded
     uri = tracking_uri()
     refuse_no_folder(options.dataset)
+    _name_compiled_place()
     console.say("loading torch ...")
     from pipeline.ingest.store import open_dataset
     from pipeline.tracking.store import check_uri
     from pipeline.train.cross import assist_folds
-    from pipeline.train.plan.room import batch_place, refuse_without_room
     from pipeline.train.run import Place, assist
     from pipeline.train.world import close_world, open_world
 
@@ -123,7 +125,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         layers = [planned(options, dataset, (rank, size), console), *layers]
     plan = settings.resolve(Plan, layers)
     experiment, resume = options.experiment or info.name, ""
-    state = (options.state or _default_state(uri)).absolute()
+    state = (options.state or default_state(uri)).absolute()
     if options.resume:
         resume, state = _stopped(options, uri, experiment)
         plan = _plan_of(options, plan, state / resume, info, size)
@@ -132,12 +134,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if not world.is_first:
             (assist_folds if plan.folds else assist)(dataset, plan, world)
             _leave(world)
-        refuse_without_room(plan, dataset, world, _processes_here(size), batch_place(layers))
         place = Place(
             uri, experiment, options.name or "", state, resume, images=not options.no_images
         )
         console.say(f"{info.images} images of {info.patients} patients at {info.size} px")
-        answer = _carry_out(dataset, plan, place, world, console)
+        with placed(layers):
+            answer = _carry_out(dataset, plan, place, world, console)
     finally:
         close_world(world)
     console.result(*answer)
@@ -149,7 +151,10 @@ def _carry_out(
 ) -> tuple[str, dict[str, Any]]:
     """Train, or cross-validate, and return what is printed: for a person, and as JSON."""
     from pipeline.train.cross import cross_validate
+    from pipeline.train.plan.room import refuse_without_room
     from pipeline.train.run import train
+
+    refuse_without_room(plan, dataset, world, _processes_here(world.size))
 
     info, uri, experiment = dataset.info, place.uri, place.experiment
     if plan.folds:
@@ -181,7 +186,8 @@ def _leave(world: "World") -> NoReturn:
     os._exit(0)
 
 
-def _default_state(uri: str) -> Path:
+def default_state(uri: str) -> Path:
+    """Return where runs of a tracking store keep their state: beside its file, else here."""
     from pipeline.tracking.store import database_file
 
     file = database_file(uri)
@@ -197,7 +203,7 @@ def _stopped(options: argparse.Namespace, uri: str, experiment: str) -> tuple[st
     run_id, tags = stopped_run(uri, options.resume, experiment)
     if tags.get(PARENT_TAG):  # a fold goes on with its cross-validation
         run_id, tags = stopped_run(uri, tags[PARENT_TAG], experiment)
-    told = Path(tags[STATE_TAG]).parent if tags.get(STATE_TAG) else _default_state(uri)
+    told = Path(tags[STATE_TAG]).parent if tags.get(STATE_TAG) else default_state(uri)
     return run_id, (options.state or told).absolute()
 
 
@@ -211,6 +217,12 @@ def _plan_of(
     plan = given if options.config or options.assignments else begun.plan
     refuse_changes(begun, plan, info, size)
     return plan
+
+
+def _name_compiled_place() -> None:
+    # torch.compile's own place is below /tmp, where others could put code that we would load
+    place = Path.home() / ".hilum" / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
 
 
 def _place_in_world() -> tuple[int, int]:
