@@ -105,22 +105,39 @@ def bare(case: Case, store: Store, precision: str) -> Callable[[], None]:
 class Ours:
     """Epochs of our loop. ``waited_s`` and ``spent_s`` add up over all of them."""
 
-    def __init__(self, case: Case, store: Store, precision: str) -> None:
+    def __init__(
+        self,
+        case: Case,
+        store: Store,
+        precision: str,
+        world: World | None = None,
+        loss: Callable[[torch.nn.Module, Batch], torch.Tensor] | None = None,
+    ) -> None:
+        self._world = world or World()
         order = Order(np.arange(case.images), 0)
         policy = augment.policy(POLICY, 0)
         learning = case.learning
         self._batches = TrainingBatches(
-            store, case.labels(), order, learning.batch, policy, World()
+            store, case.labels(), order, learning.batch, policy, self._world
         )
         more = learning.model_copy(update={"epochs": 1000, "patience": 1000})
-        self._training = Training(case.network(precision), more, self._batches.steps)
-        self._loss = loss_of(precision)
+        network = case.network(precision).to(self._world.device)
+        self._training = Training(network, more, self._batches.steps)
+        self._loss = loss or loss_of(precision)
         self.waited_s: list[float] = []
 
     def __call__(self) -> None:
         """Train one epoch more."""
         with contextlib.suppress(_Enough):
-            fit(self._training, self._batches, self._loss, self._validate, _silent, World(), _stop)
+            fit(
+                self._training,
+                self._batches,
+                self._loss,
+                self._validate,
+                _silent,
+                self._world,
+                _stop,
+            )
 
     def _validate(self, _network: torch.nn.Module) -> Metrics:
         self.waited_s.append(self._batches.waited_s)
@@ -152,12 +169,13 @@ class _Plain(torch.nn.Module):
         return self.network.judge(self.network.backbone(pixels))[0]
 
 
-def monai_changes(*, load: bool) -> object:
-    """Return MONAI's classification tutorial's transforms as dictionary ones, and ImageNet's norm."""
+def monai_changes(*, load: bool = False, norm: bool = False) -> Callable[[object], dict]:
+    """Return the transforms of MONAI's classification tutorial as dictionary transforms."""
     from monai import transforms as t
 
     keys = ["image"]
     first = [t.LoadImaged(keys, image_only=True), t.EnsureChannelFirstd(keys)] if load else []
+    last = [t.NormalizeIntensityd(keys, MEAN, SPREAD, channel_wise=True)] if norm else []
     return t.Compose(
         [
             *first,
@@ -165,7 +183,7 @@ def monai_changes(*, load: bool) -> object:
             t.RandRotated(keys, range_x=np.pi / 12, prob=0.5, keep_size=True),
             t.RandFlipd(keys, spatial_axis=0, prob=0.5),
             t.RandZoomd(keys, min_zoom=0.9, max_zoom=1.1, prob=0.5),
-            t.NormalizeIntensityd(keys, subtrahend=MEAN, divisor=SPREAD, channel_wise=True),
+            *last,
         ]
     )
 
@@ -184,7 +202,7 @@ def monai(case: Case, store: Store, folder: Path) -> Callable[[], None]:
             Image.fromarray(store.pixels(np.array([row]))[0]).save(file)
         listed.append({"image": str(file), "label": label.astype(np.float32)})
     cached = monai.data.PersistentDataset(
-        listed, monai_changes(load=True), cache_dir=folder / f"cache-{case.size}"
+        listed, monai_changes(load=True, norm=True), cache_dir=folder / f"cache-{case.size}"
     )
     network = _Plain(case.network())
     trainer = SupervisedTrainer(

@@ -21,7 +21,6 @@ from pipeline.ingest.leaks.examine import kept_report
 from pipeline.ingest.store import Dataset, open_dataset
 from pipeline.model.package import open_package
 from pipeline.tracking.runs import continued_run
-from pipeline.tracking.shown import log_model_metrics
 
 PREDICTIONS_VERSION = "1"
 WITH_LIMITS = ("auc", "sensitivity", "specificity", "ece")
@@ -68,15 +67,14 @@ def evaluate_run(
         copies = copies_in(dataset, answers)
         evaluation = measure(answers, dataset.info, package.sha256, copies, prevalence)
         run.log_dataset(dataset.info, split, evaluation.images)
-        run.log_metrics(metrics_of(evaluation, answers.primary), step=0)
+        metrics = metrics_of(evaluation, answers.primary)
+        run.log_metrics(metrics, step=0)
         run.flush()
         figures = all_figures(answers, evaluation)
         for name, figure in figures.items():
             run.log_figure(figure, f"figures/{_named(name, split)}.png")
         if split == "test":
-            log_review(run, package, dataset, answers, evaluation, figures)
-            bound = metrics_of(evaluation, answers.primary)
-            log_model_metrics(run, bound, f"{dataset.info.name}-test", dataset.info.content_sha256)
+            log_review(run, package, dataset, answers, evaluation, figures, metrics)
         tables = Path(scratch) / "tables"
         write_predictions(answers, dataset, tables / f"{_named('predictions', split)}.parquet")
         run.log_files(tables, "evaluation")

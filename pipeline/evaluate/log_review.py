@@ -37,6 +37,7 @@ def log_review(
     answers: SplitAnswers,
     evaluation: Evaluation,
     figures: dict[str, "Figure"],
+    metrics: dict[str, float],
 ) -> None:
     """Log what a reviewer looks at after the sealed test split was measured."""
     tags = shown.tags_of(run)
@@ -45,8 +46,7 @@ def log_review(
         "eval/classes.json": tables.classes(answers),
         "eval/mistakes.json": tables.mistakes(answers),
     }
-    for path, table in found.items():
-        shown.log_table(run, table.columns, table.rows, path)
+    shown.log_tables(run, {path: table.by_column() for path, table in found.items()})
     sheets = {}
     if tags.get(IMAGES_TAG) != "none":
         sheets = evidence_sheets(package, dataset, answers)
@@ -67,7 +67,8 @@ def log_review(
     run.log_text(review_page(content), PAGE)
     text = note(review, shown.link(run, PAGE))
     run.set_note(text)
-    shown.set_model_note(run, text)
+    info = dataset.info
+    shown.log_model_metrics(run, metrics, f"{info.name}-test", info.content_sha256, text)
 
 
 def evidence_sheets(

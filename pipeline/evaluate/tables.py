@@ -26,6 +26,10 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
+    def by_column(self) -> dict[str, list[Any]]:
+        """Return column -> values."""
+        return {name: [row[place] for row in self.rows] for place, name in enumerate(self.columns)}
+
 
 def subgroups(answers: SplitAnswers, dataset: Dataset) -> Table:
     """Return the primary label's figures for every value of what is known of the images.

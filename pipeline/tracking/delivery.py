@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import TrackingError
+from pipeline.tracking import records
 from pipeline.tracking.endings import FAILURE_TAG
 from pipeline.tracking.outbox import FILES, Letter
 from pipeline.tracking.store import first_line, is_away, open_client, redacted
@@ -121,6 +122,9 @@ ROADS: dict[str, Callable[["MlflowClient", str, dict[str, Any], Path], None]] = 
     "params": _params,
     "tags": _tags,
     "input": _input,
+    "model": records.add_record,
+    "figures": records.add_figures,
+    "experiment": records.describe,
     "file": _file,
     "end": _end,
 }

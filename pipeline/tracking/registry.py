@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from data_schemas.errors import TrackingError
 from data_schemas.files import sha256_of_file
 from pipeline.tracking import rest
+from pipeline.tracking.records import NOTE, RECORD_TAG
 from pipeline.tracking.store import (
     SERVER_SCHEMES,
     check_uri,
@@ -31,8 +32,6 @@ from pipeline.tracking.store import (
 SUMS = "SHA256SUMS"
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 PACKAGE_TAG = "hilum.package_sha256"
-RECORD_TAG = "hilum.model"
-"""The run's tag that holds the id of its model record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ def register(uri: str, run_id: str, folder: Path, name: str, alias: str) -> str:
         version = _create_version(client, uri, name, model_id, run_id)
         before = client.get_registered_model(name).aliases.get(alias, "")
         client.set_registered_model_alias(name, alias, version)
-        note = client.get_run(run_id).data.tags.get("mlflow.note.content", "")
+        note = client.get_run(run_id).data.tags.get(NOTE, "")
         if note:  # what a reviewer reads on the run's page stands on the version's, too
             client.update_model_version(name, version, note)
         for key, value in {

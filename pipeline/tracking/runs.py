@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,12 +156,12 @@ class TrackedRun:
 
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Store a matplotlib figure as an image artifact, such as ``figures/roc.png``."""
-        with self._staged(path) as file:
+        with self.staged(path) as file:
             figure.savefig(file, dpi=110)
 
     def log_text(self, text: str, path: str) -> None:
         """Store ``text`` as an artifact."""
-        with self._staged(path) as file:
+        with self.staged(path) as file:
             file.write_text(text, encoding="utf-8")
 
     def log_json(self, tree: Any, path: str) -> None:
@@ -207,6 +207,14 @@ class TrackedRun:
         }
         self._sender.post("input", {"dataset": dataset, "context": split})
 
+    def tell(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Hand over a letter of another kind; ``pipeline.tracking.delivery`` knows its road."""
+        self._sender.post(kind, body)
+
+    def place_for_files(self) -> AbstractContextManager[Path]:
+        """Open a new folder of the outbox, for files that a letter names ``lies``; gone on failure."""
+        return self._sender.outbox.place_for_file()
+
     def download(self, path: str, folder: Path) -> Path:
         """Copy an artifact (a file or a folder) below ``folder`` and return where it lies."""
         return download(self.uri, self.run_id, path, folder)
@@ -221,7 +229,8 @@ class TrackedRun:
         return step
 
     @contextmanager
-    def _staged(self, path: str) -> Iterator[Path]:
+    def staged(self, path: str) -> Iterator[Path]:
+        """Yield a file to write; it becomes the artifact ``path`` when the block ends."""
         folder, _, name = path.rpartition("/")
         with self._sender.outbox.place_for_file() as lies:
             yield lies / name

@@ -70,6 +70,7 @@ class Place:
     resume: str = ""  # the run to go on with, instead of a new one
     parent: str = ""  # the run that this one is a part of: the cross-validation of a fold
     tags: Mapping[str, str] = field(default_factory=dict)  # beside those that every run has
+    again: str = ""  # the command that goes on with it; empty: hilum train DATASET --resume RUN
     images: bool = True  # whether MLflow may hold pictures of the data set
 
 
@@ -165,7 +166,7 @@ def opened(
                     command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
                     under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
                     say(f"stopped; its state lies in {state.path}")
-                    say(f"go on with{under}: {command} {run.run_id}")
+                    say(f"go on with{under}: {place.again or f'{command} {run.run_id}'}")
                 raise
     if state is not None:
         state.remove()

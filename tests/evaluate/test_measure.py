@@ -71,9 +71,10 @@ def test_several_labels_are_measured_each_and_in_the_mean():
     mean = np.mean([found["auc/referable"].value, found["auc/exudates"].value])
     assert found["auc/official"].value == pytest.approx(mean)
     metrics = metrics_of(measure(_split(tiny.card(), truths, logits), INFO, ""), "referable")
-    assert "test/auc_exudates" in metrics
-    assert "test/auc_exudates_lo" not in metrics
-    assert len(metrics) <= 80
+    # other labels' figures stand in a table: a page of a hundred metrics is read by nobody
+    assert not any("exudates" in name for name in metrics)
+    assert {"test/auc", "test/auc_lo", "test/auc_official"} <= set(metrics)
+    assert len(metrics) <= 30
 
 
 @pytest.mark.parametrize("missing", [0, 1])

@@ -3,7 +3,6 @@
 `make docs-shots` runs these tests on a larger cohort and keeps the pictures in docs/pictures.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -33,6 +32,7 @@ from pipeline.ingest.ingest import Options, ingest
 from pipeline.ingest.store import open_dataset
 from pipeline.tracking import endings, shown
 from pipeline.tracking.registry import register
+from pipeline.tracking.store import open_client
 from pipeline.train.run import Place, train
 from pipeline.train.world import open_world
 
@@ -50,6 +50,10 @@ PLAIN = """pairs => {
   for (let node = walk.nextNode(); node; node = walk.nextNode())
     for (const [from, to] of pairs) node.textContent = node.textContent.replaceAll(from, to)
 }"""
+DRAWN = """[...document.querySelectorAll('.js-plotly-plot')]
+  .flatMap(chart => chart.data ?? [])
+  .map(line => [...(line.y ?? [])].filter(Number.isFinite).length)"""
+"""How many points each line of each chart on the page has."""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
@@ -78,7 +82,7 @@ def _free_port():
 
 def _answers(url):
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310 - our own
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
@@ -143,9 +147,7 @@ def seen(server, tmp_path_factory):
     evaluate_run(run_id, out, server, silent)
     package = final_package(run_id, server, base / "final", name="phantoms")
     version = register(server, run_id, package.folder, "phantoms", "champion")
-    asked = f"{server}/api/2.0/mlflow/runs/get?run_id={run_id}"
-    with urllib.request.urlopen(asked) as answer:
-        home = json.load(answer)["run"]["info"]["experiment_id"]
+    home = open_client(server).get_run(run_id).info.experiment_id
     folder = Path(KEPT or tempfile.mkdtemp(dir=base)).absolute()
     folder.mkdir(exist_ok=True)
     return Seen(server, home, run_id, version, folder, base)
@@ -252,14 +254,14 @@ def test_charts_draw_lines_and_bars(seen, view):
     sections.first.wait_for()
     names = [text.splitlines()[0] for text in sections.all_inner_texts()]
     assert {"best", "calibration", "mistakes", "pictures", "test", "train", "tune"} <= set(names)
-    search.fill("loss")
-    view.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
-    assert view.locator(".js-plotly-plot .scatterlayer .trace").count() >= 2
+    search.fill("tune/")
+    # charts are drawn once they are on the screen
+    view.wait_for_function(f"() => ({DRAWN}).filter(points => points >= 2).length >= 2")
     assert view.get_by_text("No data").count() == 0
     _keep(seen, view, "charts")
     search.fill("test/auc")
     bars = view.locator(".js-plotly-plot .barlayer .point")
-    bars.first.wait_for()
+    bars.first.wait_for(state="attached")
     assert bars.count() >= 3
     _keep(seen, view, "bars")
 
@@ -281,9 +283,7 @@ def test_pictures_and_tables_show_something(seen, view):
 
 
 def test_pictures_of_mistakes_open_as_artifacts(seen, view):
-    asked = f"{seen.url}/api/2.0/mlflow/artifacts/list?run_id={seen.run_id}&path=images"
-    with urllib.request.urlopen(asked) as answer:
-        files = [one["path"] for one in json.load(answer)["files"]]
+    files = [one.path for one in open_client(seen.url).list_artifacts(seen.run_id, "images")]
     shown_of = [path for path in files if "mistakes~" in path and path.endswith(".png")]
     assert shown_of
     best = next((path for path in shown_of if "test_" in path), shown_of[0])

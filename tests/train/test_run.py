@@ -49,8 +49,8 @@ def test_a_run_leaves_what_a_reviewer_needs(memory_set, mlflow_uri, tmp_path):
     assert kept.data.tags["hilum.dataset_sha256"] == dataset.info.content_sha256
     assert kept.data.tags["hilum.plan_sha256"] == TINY.digest()
     note = kept.data.tags["mlflow.note.content"]
-    assert "Tune AUC" in note
-    assert "calibration images" in note
+    assert "Not judged on the test split yet. Tune AUC" in note
+    assert "calibration split" in note
     assert sum(line.startswith("epoch") for line in said) == 2
 
     folder = download(mlflow_uri, trained.run_id, "package", tmp_path)

@@ -111,6 +111,7 @@ TIME_FOR_MORE = When(
 # ---------------------------------------------------------------- formulas
 
 MOST_MEMBERS = 3
+MOST_SMALL_MEMBERS = 5
 
 
 def times_each(f: Facts, each: float, fewest: int, most: int) -> int:
@@ -126,7 +127,7 @@ def usual_epochs(f: Facts) -> int:
     if f.starts_from_imagenet:
         return _bounded(times_each(f, 36, 20_000, 50_000), 3, 60)
     if f.size <= 64:
-        return _bounded(times_each(f, 120, 100_000, 200_000), 5, 200)
+        return _bounded(times_each(f, 60, 20_000, 140_000), 5, 200)
     return _bounded(times_each(f, 40, 40_000, 400_000), 5, 60)
 
 
@@ -138,11 +139,12 @@ def affordable_epochs(f: Facts) -> int:
 
 
 def affordable_members(f: Facts) -> int:
-    """Return the networks that fit into the time, at most :data:`MOST_MEMBERS`."""
+    """Return the networks that fit into the time, at most :data:`MOST_MEMBERS` (small ones: 5)."""
     assert f.estimate is not None  # noqa: S101 - its condition says so
     room = 60 * f.minutes - f.estimate.around_s
     one = max(f.estimate.member_s(f.estimate.epochs), 1e-9)
-    return max(1, min(MOST_MEMBERS, math.floor(room / one)))
+    most = MOST_SMALL_MEMBERS if f.backbone == "convnet" else MOST_MEMBERS
+    return max(1, min(most, math.floor(room / one)))
 
 
 def usual_batch(f: Facts) -> int:
@@ -212,10 +214,10 @@ RULES: tuple[Rule, ...] = (
     # network
     Rule("network.backbone", "rule", GPU & CONVNEXT_HERE & When("more than 64 px", lambda f: f.size > 64),
          "convnext_tiny", "{f.gpu_name} has {f.gpu_gb:.0f} GB and its ImageNet weights are here"),
+    Rule("network.backbone", "rule", SMALL, "convnet",
+         "{f.size} px hold no more than five convolutions can read; ImageNet's filters did no better there, at ten times the cost"),
     Rule("network.backbone", "rule", LITE0_HERE, "efficientnet_lite0",
          "its ImageNet weights are installed: {f.of.images[train]:,} images needn't teach it to see"),
-    Rule("network.backbone", "rule", SMALL, "convnet",
-         "from scratch, {f.size} px hold no more than five convolutions can read"),
     Rule("network.backbone", "rule", GPU & MANY, "convnext_tiny",
          "{f.train:,} images and {f.gpu_gb:.0f} GB of GPU memory carry a larger network"),
     Rule("network.backbone", "rule", ALWAYS, "resnet18",
@@ -235,6 +237,8 @@ RULES: tuple[Rule, ...] = (
     Rule("network.views", "rule", SIDED, "one", "`{f.side_label}` changes in a mirror"),
     Rule("network.views", "rule", DISC, "flips", "a disc has no upright: the mean of four flips is steadier"),
     Rule("network.views", "rule", ALWAYS, "mirror", "the mean of an image and its mirror image is steadier"),
+    Rule("network.members", "trial", TINY_NETWORK & TIME_FOR_MORE, Computed("as many as the time allows, at most 5", affordable_members),
+         "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed; small networks differ from seed to seed"),
     Rule("network.members", "trial", FEW & TIME_FOR_MORE, Computed("as many as the time allows, at most 3", affordable_members),
          "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed; few images make networks differ"),
     Rule("network.members", "trial", FEW & When("timed", lambda f: f.estimate is not None), 1,
@@ -251,8 +255,8 @@ RULES: tuple[Rule, ...] = (
          Computed("36 times each image, 20,000 to 50,000 in all, 3 to 60 epochs", usual_epochs),
          "{f.train:,} training images: 20,000 to 50,000 are seen in all"),
     Rule("learning.epochs", "rule", SMALL,
-         Computed("120 times each image, 100,000 to 200,000 in all, 5 to 200 epochs", usual_epochs),
-         "{f.train:,} training images from scratch: 100,000 to 200,000 are seen in all"),
+         Computed("60 times each image, 20,000 to 140,000 in all, 5 to 200 epochs", usual_epochs),
+         "{f.train:,} training images from scratch: 20,000 to 140,000 are seen in all"),
     Rule("learning.epochs", "rule", ALWAYS,
          Computed("40 times each image, 40,000 to 400,000 in all, 5 to 60 epochs", usual_epochs),
          "{f.train:,} training images from scratch: 40,000 to 400,000 are seen in all"),
@@ -268,10 +272,12 @@ RULES: tuple[Rule, ...] = (
     Rule("learning.head_rate", "rule", IMAGENET, 5.0, "the head is new, the backbone is not"),
     Rule("learning.head_rate", "rule", ALWAYS, 1.0, "all of it is new"),
     Rule("learning.weight_decay", "rule", IMAGENET, 0.02, "weights that are already good are held less"),
+    Rule("learning.weight_decay", "rule", TINY_NETWORK, 0.02, "its few weights need little hold"),
     Rule("learning.weight_decay", "rule", ALWAYS, 0.05, "from scratch: AdamW's usual hold"),
     Rule("learning.warmup", "rule", IMAGENET, 0.15, "the new head settles before the backbone moves"),
     Rule("learning.warmup", "rule", ALWAYS, 0.1, "the moments of AdamW fill up"),
     Rule("learning.gradient_norm", "fixed", ALWAYS, 1.0, "no single batch may throw the weights"),
+    Rule("learning.average", "rule", TINY_NETWORK, 0.98, "a mean over some 50 of {f.steps:,} steps"),
     Rule("learning.average", "rule", LONG, 0.995, "{f.steps:,} steps: a mean over some 200 of them"),
     Rule("learning.average", "rule", ALWAYS, 0.98, "{f.steps:,} steps: a mean over some 50 of them"),
     Rule("learning.label_smoothing", "fixed", ALWAYS, 0.0, "off: probabilities are calibrated afterwards"),
@@ -284,6 +290,7 @@ RULES: tuple[Rule, ...] = (
     Rule("learning.accumulate", "rule", ALWAYS, 1, "a whole batch fits into the memory"),
     Rule("learning.compile", "rule", GPU & LONG, True, "{f.steps:,} steps on a GPU pay for compiling"),
     Rule("learning.compile", "rule", ALWAYS, False, "compiling would cost more than {f.steps:,} steps save here"),
+    Rule("learning.balance", "rule", TINY_NETWORK, "none", "every image is seen as often as any other"),
     Rule("learning.balance", "rule", UNEVEN, "sampler",
          "of `{f.main_name}` the rarest class has {f.balance:.2f} of the commonest's images; the prior is put right in the loss"),
     Rule("learning.balance", "rule", ALWAYS, "none",

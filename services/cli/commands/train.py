@@ -125,7 +125,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         layers = [planned(options, dataset, (rank, size), console), *layers]
     plan = settings.resolve(Plan, layers)
     experiment, resume = options.experiment or info.name, ""
-    state = (options.state or _default_state(uri)).absolute()
+    state = (options.state or default_state(uri)).absolute()
     if options.resume:
         resume, state = _stopped(options, uri, experiment)
         plan = _plan_of(options, plan, state / resume, info, size)
@@ -186,7 +186,8 @@ def _leave(world: "World") -> NoReturn:
     os._exit(0)
 
 
-def _default_state(uri: str) -> Path:
+def default_state(uri: str) -> Path:
+    """Return where runs of a tracking store keep their state: beside its file, else here."""
     from pipeline.tracking.store import database_file
 
     file = database_file(uri)
@@ -202,7 +203,7 @@ def _stopped(options: argparse.Namespace, uri: str, experiment: str) -> tuple[st
     run_id, tags = stopped_run(uri, options.resume, experiment)
     if tags.get(PARENT_TAG):  # a fold goes on with its cross-validation
         run_id, tags = stopped_run(uri, tags[PARENT_TAG], experiment)
-    told = Path(tags[STATE_TAG]).parent if tags.get(STATE_TAG) else _default_state(uri)
+    told = Path(tags[STATE_TAG]).parent if tags.get(STATE_TAG) else default_state(uri)
     return run_id, (options.state or told).absolute()
 
 
