@@ -52,7 +52,7 @@ def log_tables(run: TrackedRun, tables: Mapping[str, Mapping[str, Sequence[objec
     """
     for path, columns in tables.items():
         run.log_table(columns, path)
-    run.set_tags({TABLES: json.dumps([{"path": path, "type": "table"} for path in tables])})
+    run.set_tags({TABLES: json.dumps([{"path": path, "type": "table"} for path in run.tables])})
 
 
 def tags_of(run: TrackedRun) -> dict[str, str]:

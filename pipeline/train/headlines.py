@@ -40,14 +40,16 @@ def log_labels(
         return
     found = _by_label(calibration, head)
     names = sorted({name for own in found.values() for name in own})
-    rows = [[label, *(_told(own.get(name)) for name in names)] for label, own in found.items()]
-    shown.log_table(run, ["label", *names], rows, CALIBRATION_TABLE)
-    by_epoch = [
-        [epoch, label, *(_told(value) for value in own.values())]
-        for epoch, metrics in enumerate(history, 1)
-        for label, own in _by_label(metrics, head).items()
-    ]
-    shown.log_table(run, ["epoch", "label", "auc"], by_epoch, TUNE_TABLE)
+    columns: dict[str, list[object]] = {"label": list(found)}
+    for name in names:
+        columns[name] = [_told(own.get(name)) for own in found.values()]
+    by_epoch: dict[str, list[object]] = {"epoch": [], "label": [], "auc": []}
+    for epoch, metrics in enumerate(history, 1):
+        for label, own in _by_label(metrics, head).items():
+            by_epoch["epoch"].append(epoch)
+            by_epoch["label"].append(label)
+            by_epoch["auc"].append(_told(own.get("auc")))
+    shown.log_tables(run, {CALIBRATION_TABLE: columns, TUNE_TABLE: by_epoch})
 
 
 def _by_label(metrics: Metrics, head: Head) -> dict[str, Metrics]:
