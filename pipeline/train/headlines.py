@@ -6,6 +6,7 @@ An MLflow page of more than some sixty names is read by nobody, and grows slow.
 import math
 from collections.abc import Sequence
 
+from pipeline.tracking import shown
 from pipeline.tracking.runs import TrackedRun
 from pipeline.train.labels import Head
 from pipeline.train.loop import Metrics
@@ -39,15 +40,16 @@ def log_labels(
         return
     found = _by_label(calibration, head)
     names = sorted({name for own in found.values() for name in own})
-    columns = {name: [_told(own.get(name)) for own in found.values()] for name in names}
-    run.log_table({"label": list(found), **columns}, CALIBRATION_TABLE)
-    rows = [
-        (epoch, label, _told(own.get("auc")))
-        for epoch, metrics in enumerate(history, 1)
-        for label, own in _by_label(metrics, head).items()
-    ]
-    epochs, labels, aucs = zip(*rows, strict=True) if rows else ((), (), ())
-    run.log_table({"epoch": epochs, "label": labels, "auc": aucs}, TUNE_TABLE)
+    columns: dict[str, list[object]] = {"label": list(found)}
+    for name in names:
+        columns[name] = [_told(own.get(name)) for own in found.values()]
+    by_epoch: dict[str, list[object]] = {"epoch": [], "label": [], "auc": []}
+    for epoch, metrics in enumerate(history, 1):
+        for label, own in _by_label(metrics, head).items():
+            by_epoch["epoch"].append(epoch)
+            by_epoch["label"].append(label)
+            by_epoch["auc"].append(_told(own.get("auc")))
+    shown.log_tables(run, {CALIBRATION_TABLE: columns, TUNE_TABLE: by_epoch})
 
 
 def _by_label(metrics: Metrics, head: Head) -> dict[str, Metrics]:

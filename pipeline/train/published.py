@@ -67,9 +67,9 @@ def here() -> tuple[str, ...]:
     found = []
     for name, entry in BACKBONES.items():
         if name in WHEELS:
-            lies = bool(_folder_of(WHEELS[name].package) and _folder_of("timm"))
+            lies = all(_folder_of(needed) for needed in (WHEELS[name].package, "timm"))
         else:
-            lies = bool(entry.published and hub_file(name).is_file())
+            lies = bool(entry.published) and hub_file(name).is_file()
         if lies:
             found.append(name)
     return tuple(found)
