@@ -14,7 +14,6 @@ from torch import nn
 from data_schemas.errors import TrainingError
 from pipeline.model.cores import available_cores
 
-
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """glibc's numbers of two settings (malloc.h): how large a piece is mapped by itself, and how much
 free memory at the end of the heap is kept."""
