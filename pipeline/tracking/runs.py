@@ -58,6 +58,9 @@ class TrackedRun:
         self.run_id = run_id
         self.experiment_id = experiment_id
         self.undefined = 0
+        self.tables: list[
+            str
+        ] = []  # paths of those logged here: MLflow shows the ones that a tag names
         self._sender = sender
         self._buffer: list[tuple[str, float, int, int]] = []
         self._logged = dict(logged or {})
@@ -172,6 +175,7 @@ class TrackedRun:
         """Store columns of equal length as ``path`` (``tables/NAME.json``), as MLflow shows tables."""
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         self.log_json({"columns": list(columns), "data": rows}, path)
+        self.tables += [path] if path not in self.tables else []
 
     def log_files(self, folder: Path, path: str) -> None:
         """Store every file of ``folder``, as it is now, under the artifact folder ``path``."""

@@ -25,6 +25,7 @@ from pipeline.tracking import runs
 from pipeline.train.calibrating import calibrate, checked_images, export_metrics
 from pipeline.train.ensemble import AnyNetwork
 from pipeline.train.faults import explained, may_go_on
+from pipeline.train.headlines import headlines, log_labels
 from pipeline.train.leaks import Leaks
 from pipeline.train.learning import split_logits, train_network
 from pipeline.train.loop import Fitted, Metrics
@@ -107,9 +108,10 @@ def train(
         learned = train_network(task, world, Tracker(run, task, progress, say), state, say)
         task = replace(task, notes=(*task.notes, *learned.notes))
         network, fitted = learned.network, learned.fitted
-        run.log_metrics(_finals(fitted), step=0)
+        run.log_metrics(headlines(_finals(fitted), task.head), step=0)
         calibrated = calibrate(network, task, world)
-        run.log_metrics(calibrated.metrics, step=0)
+        run.log_metrics(headlines(calibrated.metrics, task.head), step=0)
+        log_labels(run, task.head, calibrated.metrics, fitted.history)
         tune = task.rows["tune"]
         tune_logits = split_logits(network, task, tune, world, "fp32")
         drawn = log_pages(run, task, calibrated, tune_logits, fitted)

@@ -22,7 +22,7 @@ from pipeline.train.leaks import Leaks
 from pipeline.train.learning import train_network
 from pipeline.train.loop import Metrics
 from pipeline.train.run import Place, opened
-from pipeline.train.search_space import changed, own_values, suggest, with_settings
+from pipeline.train.search_space import Trial, changed, own_values, suggest, with_settings
 from pipeline.train.state import BEGUN, read_begun
 from pipeline.train.task import Task, TrainingSet, prepare
 from pipeline.train.tracker import Say, Tracker
@@ -44,18 +44,6 @@ class Budget:
 
     trials: int
     minutes: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What became of one trial."""
-
-    number: int  # from 1, for a person
-    state: str  # complete, pruned, failed
-    score: float  # tune AUC; of a pruned one, the last it had
-    settings: dict[str, Any]
-    values: dict[str, float]
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,11 @@ from data_schemas.plan import Plan
 from pipeline.tracking.runs import TrackedRun
 from pipeline.train.figures import BLUE, GREY, ORANGE
 from pipeline.train.plan.write import as_yaml
-from pipeline.train.search_space import SPACE, space_table
+from pipeline.train.search_space import SPACE, Trial, space_table
 from pipeline.train.task import Task
 
 if TYPE_CHECKING:
     import optuna
-
-    from pipeline.train.search import Trial
 
 _REASONS_AT = 40
 LEAST = 8
@@ -38,7 +36,7 @@ def log_start(run: TrackedRun, task: Task) -> None:
 
 
 def log_end(
-    run: TrackedRun, task: Task, study: "optuna.Study", trials: Sequence["Trial"], text: str
+    run: TrackedRun, task: Task, study: "optuna.Study", trials: Sequence[Trial], text: str
 ) -> None:
     """Log the best plan, the table of trials, the figure and the note."""
     best = best_of(trials)
@@ -52,7 +50,7 @@ def log_end(
     run.set_note(_note(task, trials, weights))
 
 
-def best_of(trials: Sequence["Trial"]) -> "Trial":
+def best_of(trials: Sequence[Trial]) -> Trial:
     """Return the trial with the highest tune AUC among those that came to their end."""
     ended = [one for one in trials if one.state == "complete"]
     return max(ended, key=lambda one: (one.score, -one.number))
@@ -73,7 +71,7 @@ def importances(study: "optuna.Study") -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def plan_text(found: Plan, base: Plan, best: "Trial", trials: Sequence["Trial"]) -> str:
+def plan_text(found: Plan, base: Plan, best: Trial, trials: Sequence[Trial]) -> str:
     """Return plan.yaml of the best trial; a changed line says what it was and which trial chose it."""
     said = f"trial {best.number} of {len(trials)}: tune AUC {best.score:.4f}"
     own = next((one for one in trials if not one.settings and one.state == "complete"), None)
@@ -98,7 +96,7 @@ def plan_text(found: Plan, base: Plan, best: "Trial", trials: Sequence["Trial"])
     return "\n".join(lines) + "\n"
 
 
-def figure(trials: Sequence["Trial"], weights: dict[str, float]) -> Figure:
+def figure(trials: Sequence[Trial], weights: dict[str, float]) -> Figure:
     """Draw tune AUC by trial, and what the settings have to do with it."""
     drawn = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(drawn)
@@ -133,7 +131,7 @@ def _line(name: str, value: Any, before: Any, said: str) -> str:
     return f"{text.ljust(_REASONS_AT)}  # {said}; was {as_yaml(before)}"
 
 
-def _note(task: Task, trials: Sequence["Trial"], weights: dict[str, float]) -> str:
+def _note(task: Task, trials: Sequence[Trial], weights: dict[str, float]) -> str:
     best = best_of(trials)
     changes = ", ".join(f"`{key}` {as_yaml(value)}" for key, value in best.settings.items())
     counts = ", ".join(
@@ -155,7 +153,7 @@ The tune split ({len(task.rows["tune"])} images) chose it, and a choice among ma
 """
 
 
-def _csv(trials: Sequence["Trial"]) -> str:
+def _csv(trials: Sequence[Trial]) -> str:
     text = io.StringIO()
     names = [one.key for one in SPACE]
     writer = csv.writer(text, lineterminator="\n")

@@ -53,6 +53,18 @@ SPACE: tuple[Dimension, ...] = (
 Values = dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of one trial."""
+
+    number: int  # from 1, for a person
+    state: str  # complete, pruned, failed
+    score: float  # tune AUC; of a pruned one, the last it had
+    settings: dict[str, Any]
+    values: dict[str, float]
+    seconds: float
+
+
 def own_values(plan: Plan) -> Values | None:
     """Return the point of the space at which ``plan`` itself lies; ``None`` if it lies outside."""
     values: Values = {}

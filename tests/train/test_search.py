@@ -18,10 +18,10 @@ from data_schemas.plan import Augmentation, Learning, Plan
 from pipeline.tracking import store
 from pipeline.tracking.children import child_runs
 from pipeline.train import search_pages
-from pipeline.train.search import Trial
 from pipeline.train.search_space import (
     SPACE,
     STRENGTH,
+    Trial,
     changed,
     own_values,
     space_table,
@@ -34,6 +34,8 @@ pytest.importorskip("optuna")
 FAST = [
     "network.backbone=convnet",
     "network.dropout=0.1",
+    "network.stride=8",
+    "learning.rate=3e-3",
     "learning.epochs=2",
     "learning.batch=16",
     "learning.average=0.9",
@@ -64,7 +66,7 @@ def dataset(tmp_path_factory):
 
 def words(dataset, trials, *more):
     sets = [word for setting in FAST for word in ("--set", setting)]
-    return ["search", str(dataset), "--config", "small", *sets, "--trials", str(trials), *more]
+    return ["search", str(dataset), "--config", os.devnull, *sets, "--trials", str(trials), *more]
 
 
 def test_three_trials_below_one_run_and_the_plan_of_the_best(
