@@ -71,11 +71,6 @@ class TrackedRun:
         """Processor time, in seconds, that the sending thread has used."""
         return self._sender.busy_s
 
-    @property
-    def waits_in(self) -> Path:
-        """The run's outbox, for :func:`pipeline.tracking.sending.send`."""
-        return self._sender.outbox.folder
-
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log settings, once each.
 
@@ -122,10 +117,7 @@ class TrackedRun:
     def post(self) -> None:
         """Write the buffered metrics down, as one request, and don't wait until they are sent.
 
-        Raises
-        ------
-        TrackingError
-            If the store refused for good what was logged earlier.
+        Raises :class:`TrackingError` if the store refused for good what was logged earlier.
         """
         rows, self._buffer = self._buffer, []
         if rows:
@@ -412,7 +404,7 @@ def _say_last_words(run: TrackedRun, sender: Sender, ending: BaseException | Non
     away = sender.flush()
     if away is None:
         return
-    unsent = _unsent(run, sender, away)
+    unsent = sender.unsent(run.run_id, away)
     if ending is None:
         raise unsent
     sender.say(f"note: {unsent}")
@@ -422,16 +414,3 @@ def _log_failure(run: TrackedRun, error: BaseException) -> None:
     run.set_tags({endings.FAILURE_TAG: endings.failure(error)})
     with contextlib.suppress(OSError):  # the disk may be what failed
         run.log_text(endings.traceback_text(error), "errors/traceback.txt")
-
-
-def _unsent(run: TrackedRun, sender: Sender, away: TrackingError) -> TrackingError:
-    fault = sender.outbox.fault
-    if not sender.patient:
-        return away
-    if fault is not None:
-        what, mend = f"could be neither sent nor kept: {fault.strerror}", "make room, then resume"
-    else:
-        what, mend = "waits to be sent", f"hilum send {run.waits_in.parent}"
-    return TrackingError(
-        f"{away.what}; what run {run.run_id} logged last {what}", where=away.where, mend=mend
-    )
