@@ -30,7 +30,7 @@ from pipeline.evaluate.answers import answer_split  # noqa: E402
 from pipeline.evaluate.measure import measure  # noqa: E402
 from pipeline.ingest.store import open_dataset  # noqa: E402
 from pipeline.model.package import open_package  # noqa: E402
-from pipeline.tracking.runs import download, finished_run  # noqa: E402
+from pipeline.tracking.finding import download, finished_run  # noqa: E402
 
 HEAD = (
     "set",

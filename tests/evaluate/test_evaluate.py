@@ -20,8 +20,9 @@ from pipeline.model.decision import positive_probability
 from pipeline.model.export import export_package
 from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
+from pipeline.tracking.finding import download
 from pipeline.tracking.registry import fetch_package, register
-from pipeline.tracking.runs import download, tracked_run
+from pipeline.tracking.runs import tracked_run
 from pipeline.tracking.store import open_client
 from tests.evaluate.conftest import SpotNetwork
 from tests.model import tiny_network as tiny

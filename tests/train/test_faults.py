@@ -18,7 +18,7 @@ import torch
 from data_schemas.errors import TrainingError
 from data_schemas.plan import Learning, Plan
 from pipeline.tracking import endings, store, vitals
-from pipeline.tracking.runs import download
+from pipeline.tracking.finding import download
 from pipeline.train import faults
 from pipeline.train.world import World
 from services.cli.main import main

@@ -23,7 +23,7 @@ from data_schemas.progress import silent
 from pipeline.ingest.store import open_dataset
 from pipeline.tracking import store
 from pipeline.tracking.children import child_runs
-from pipeline.tracking.runs import download
+from pipeline.tracking.finding import download
 from pipeline.train.folds import make_folds
 from services.cli.main import main
 

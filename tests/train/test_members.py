@@ -11,7 +11,7 @@ from pipeline.model.decision import classes_of
 from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
 from pipeline.tracking import store
-from pipeline.tracking.runs import download
+from pipeline.tracking.finding import download
 from pipeline.train import learning, networks, weights
 from pipeline.train import run as training
 from pipeline.train import state as states

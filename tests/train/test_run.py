@@ -12,7 +12,7 @@ from data_schemas.plan import Augmentation, Learning, NetworkPlan, OperatingRule
 from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
 from pipeline.tracking import store
-from pipeline.tracking.runs import download
+from pipeline.tracking.finding import download
 from pipeline.train import calibrating, learning
 from pipeline.train import run as training
 from pipeline.train.task import prepare

@@ -197,7 +197,7 @@ def default_state(uri: str) -> Path:
 def _stopped(options: argparse.Namespace, uri: str, experiment: str) -> tuple[str, Path]:
     """Return the id of the run to go on with, and the folder below which its state lies."""
     from pipeline.tracking.children import PARENT_TAG
-    from pipeline.tracking.runs import stopped_run
+    from pipeline.tracking.finding import stopped_run
     from pipeline.train.run import STATE_TAG
 
     run_id, tags = stopped_run(uri, options.resume, experiment)
