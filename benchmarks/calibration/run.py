@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(Path(__file__).parent)]
 
 from policy import WAYS, coverage, policies  # noqa: E402
+from prior import shifted  # noqa: E402
 from timing import table  # noqa: E402
 
 from data_schemas.card import Evaluation, Interval  # noqa: E402
@@ -29,7 +30,7 @@ from pipeline.evaluate.answers import answer_split  # noqa: E402
 from pipeline.evaluate.measure import measure  # noqa: E402
 from pipeline.ingest.store import open_dataset  # noqa: E402
 from pipeline.model.package import open_package  # noqa: E402
-from pipeline.tracking.runs import download, finished_run  # noqa: E402
+from pipeline.tracking.finding import download, finished_run  # noqa: E402
 
 HEAD = (
     "set",
@@ -104,6 +105,23 @@ def simulated() -> None:
     print("\nCalibration error, 15 bins of equal mass, and its 95 % interval:\n")
     head = ("network", "images", "true error", "mean measured", "intervals that hold it")
     print(table(head, coverage((60, 250), 30)))
+    file = ROOT.parent / "shared" / "data" / "medmnist" / "pneumoniamnist.npz"
+    if not file.exists():
+        print("\nneeds ../shared/data/medmnist/pneumoniamnist.npz for the prior's table")
+        return
+    print(
+        "\nPneumoniaMNIST, 624 test images, logistic regression of pixels, threshold as frozen:\n"
+    )
+    head = ("prior", "prevalence", "ECE", "log-loss", "sensitivity", "specificity")
+    rows = [
+        (
+            row.prior,
+            f"{row.prevalence:.3f}",
+            *map(_number, (row.ece, row.log_loss, row.sensitivity, row.specificity)),
+        )
+        for row in shifted(file, 0.625)
+    ]
+    print(table(head, rows))
 
 
 def main() -> None:

@@ -118,7 +118,7 @@ def keep_answers(place: Place, name: str, run_id: str, file: Path) -> None:
 
     from data_schemas.card import Card
     from pipeline.model import decision
-    from pipeline.tracking.runs import download
+    from pipeline.tracking.finding import download
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -66,7 +66,9 @@ def score(seeds: list[Answers]) -> Score:
     if 0 < len(keep) < len(first.truth):
         own = [Answers(s.truth[keep], s.classes[keep], s.copied[keep]) for s in seeds]
         without = score(own)
-    auc, accuracy = _spread(seeds, official_auc), _spread(seeds, official_accuracy)
+    # an area needs both classes in every draw; accuracy also varies by how many of each are drawn
+    auc = _spread(seeds, official_auc, by_class=True)
+    accuracy = _spread(seeds, official_accuracy, by_class=False)
     return Score(len(first.truth), auc, accuracy, without)
 
 
@@ -89,12 +91,12 @@ def _standard(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
-def _spread(seeds: list[Answers], statistic: Statistic) -> Spread:
+def _spread(seeds: list[Answers], statistic: Statistic, *, by_class: bool) -> Spread:
     truth = seeds[0].truth
     values = tuple(statistic(truth, one.classes) for one in seeds)
     generator = np.random.default_rng(0)
-    # every class keeps its number of images, as in the room's own bootstrap
-    groups = [np.flatnonzero(truth == value) for value in np.unique(truth)]
+    kinds = truth if by_class else np.zeros_like(truth)
+    groups = [np.flatnonzero(kinds == value) for value in np.unique(kinds)]
     drawn = []
     for _ in range(REPLICATES):
         rows = np.concatenate([generator.choice(own, own.size) for own in groups])

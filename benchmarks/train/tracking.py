@@ -39,7 +39,8 @@ def ms_per_step(short: int = 2, long: int = 22) -> float:
 def _listen(epochs: int) -> None:
     """Let a tracker hear of so many epochs that take no time."""
     plan = Plan(learning=Learning(batch=128, epochs=epochs))
-    task = SimpleNamespace(rows={"train": np.arange(128 * STEPS)}, plan=plan)
+    head = SimpleNamespace(outputs=("one label",), primary="")
+    task = SimpleNamespace(rows={"train": np.arange(128 * STEPS)}, plan=plan, head=head)
     with contextlib.ExitStack() as closing:
         scratch = closing.enter_context(tempfile.TemporaryDirectory())
         uri = f"sqlite:///{Path(scratch) / 'mlflow.db'}"
@@ -49,3 +50,4 @@ def _listen(epochs: int) -> None:
             for step in range(1, STEPS + 1):
                 tracker(epoch, step, None)
             tracker(epoch, STEPS, METRICS)
+            run.flush()  # an epoch's request each: none waits to be sent with the next one

@@ -5,7 +5,7 @@ from pathlib import Path
 from data_schemas.card import Evaluation
 from data_schemas.errors import HilumError, TrackingError, UsageError
 from pipeline.model.package import Package, open_package, with_evaluation
-from pipeline.tracking.runs import download
+from pipeline.tracking.finding import download
 
 EVALUATION = "evaluation.json"
 UNMEASURED = "registered without an evaluation of the test split"

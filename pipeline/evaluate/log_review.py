@@ -51,7 +51,7 @@ def log_review(
     if tags.get(IMAGES_TAG) != "none":
         sheets = evidence_sheets(package, dataset, answers)
     for kind, pixels in sheets.items():
-        shown.log_image(run, pixels, f"mistakes/test_{kind}", 0)
+        shown.log_image(run, pixels, f"{kind}_test", 0)
     review = judged(answers, evaluation, dataset, package.card, tags.get("hilum.leaks", "unknown"))
     subgroups, classes, wrong = found.values()
     content = Content(

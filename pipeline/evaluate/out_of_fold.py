@@ -32,7 +32,7 @@ from pipeline.evaluate.statistics import (
 )
 from pipeline.ingest.store import Dataset
 from pipeline.model import decision
-from pipeline.tracking.runs import download
+from pipeline.tracking.finding import download
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -14,7 +14,7 @@ from pipeline.ingest.store import Dataset
 QUESTIONS = ("How good", "How sure", "On whom", "On which data", "What went wrong")
 ECE_LIMIT = 0.05
 FEWEST = 50
-"""Images of a class below which a flag is raised: the exact interval of 45/50 is still 17 points wide."""
+"""Images of a class below which a flag is raised: the exact interval of 45/50 is still 18 points wide."""
 LINE = 120
 """Characters of a line, with its question, that MLflow's page shows unbroken at 1440 px."""
 
@@ -124,7 +124,11 @@ def _calibration_doubts(found: dict[str, Interval], name: str) -> list[str]:
     ece = found.get(f"ece/{name}")
     if ece is None or ece.value is None or ece.value <= ECE_LIMIT:
         return []
-    return [f"calibration error {ece.value:.3f} is above {ECE_LIMIT}; don't read scores as chances"]
+    chance = found.get(f"ece_perfect/{name}", Interval(value=None)).value
+    of_which = "" if chance is None else f" (chance alone gives {chance:.3f})"
+    return [
+        f"calibration error {ece.value:.3f} is above {ECE_LIMIT}{of_which}; don't read scores as chances"
+    ]
 
 
 def _drift(answers: SplitAnswers, card: Card) -> list[str]:
@@ -180,7 +184,7 @@ def _mistakes(answers: SplitAnswers, flags: Sequence[str]) -> str:
     if not flags:
         return "; ".join([*parts, "nothing suspicious."])
     more = f", {count(len(flags) - 1, 'more doubt')}" if len(flags) > 1 else ""
-    return "; ".join([*parts, f"{flags[0].partition(';')[0]}{more}."])
+    return "; ".join([*parts, f"{flags[0].partition(';')[0].partition(' (')[0]}{more}."])
 
 
 def _origin(answers: SplitAnswers, dataset: Dataset) -> str:

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from data_schemas.terms import Split
 from pipeline.tracking import endings
 from pipeline.tracking.children import PARENT_TAG, check_parent, tags_of_parent
 from pipeline.tracking.delivery import Delivery
+from pipeline.tracking.finding import download, refuse_finished
 from pipeline.tracking.outbox import BOX, box_of, now_ms
 from pipeline.tracking.outbox import opened as outbox_at
 from pipeline.tracking.reaper import OUTBOX_TAG, close_dead_runs
@@ -28,7 +29,6 @@ from pipeline.tracking.store import experiment_named, open_client, redacted, tra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow.tracking import MlflowClient
 
 METRIC_NAME = re.compile(r"[a-z][a-z0-9_]*/[A-Za-z0-9_.\-]{1,120}")
 """group/name with exactly one slash: MLflow's charts make one section per group."""
@@ -58,6 +58,9 @@ class TrackedRun:
         self.run_id = run_id
         self.experiment_id = experiment_id
         self.undefined = 0
+        self.tables: list[
+            str
+        ] = []  # paths of those logged here: MLflow shows the ones that a tag names
         self._sender = sender
         self._buffer: list[tuple[str, float, int, int]] = []
         self._logged = dict(logged or {})
@@ -67,11 +70,6 @@ class TrackedRun:
     def busy_s(self) -> float:
         """Processor time, in seconds, that the sending thread has used."""
         return self._sender.busy_s
-
-    @property
-    def waits_in(self) -> Path:
-        """The run's outbox, for :func:`pipeline.tracking.sending.send`."""
-        return self._sender.outbox.folder
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log settings, once each.
@@ -119,10 +117,7 @@ class TrackedRun:
     def post(self) -> None:
         """Write the buffered metrics down, as one request, and don't wait until they are sent.
 
-        Raises
-        ------
-        TrackingError
-            If the store refused for good what was logged earlier.
+        Raises :class:`TrackingError` if the store refused for good what was logged earlier.
         """
         rows, self._buffer = self._buffer, []
         if rows:
@@ -172,6 +167,7 @@ class TrackedRun:
         """Store columns of equal length as ``path`` (``tables/NAME.json``), as MLflow shows tables."""
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         self.log_json({"columns": list(columns), "data": rows}, path)
+        self.tables += [path] if path not in self.tables else []
 
     def log_files(self, folder: Path, path: str) -> None:
         """Store every file of ``folder``, as it is now, under the artifact folder ``path``."""
@@ -211,8 +207,8 @@ class TrackedRun:
         """Hand over a letter of another kind; ``pipeline.tracking.delivery`` knows its road."""
         self._sender.post(kind, body)
 
-    def place_for_files(self) -> Path:
-        """Return a new folder of the outbox, for files that a letter names ``lies``."""
+    def place_for_files(self) -> AbstractContextManager[Path]:
+        """Open a new folder of the outbox, for files that a letter names ``lies``; gone on failure."""
         return self._sender.outbox.place_for_file()
 
     def download(self, path: str, folder: Path) -> Path:
@@ -311,7 +307,7 @@ def resumed_run(
         say(f"{sent.letters} letters that had waited were sent")
     with translated(uri):
         found = client.get_run(run_id)
-        _refuse_finished(found, uri)
+        refuse_finished(found, uri)
         times = int(found.data.tags.get("hilum.resumed", "0")) + 1
         client.update_run(run_id, status="RUNNING")
         if endings.FAILURE_TAG in found.data.tags:
@@ -350,93 +346,6 @@ def continued_run(uri: str, run_id: str) -> Iterator[TrackedRun]:
                 _log_failure(run, error)
                 run.flush()
             raise
-
-
-def stopped_run(uri: str, run_id: str, experiment: str) -> tuple[str, dict[str, str]]:
-    """Return id and tags of a training run that has not finished.
-
-    ``run_id`` may be ``last``: the newest one of ``experiment``.
-
-    Raises
-    ------
-    TrackingError
-        If there is no such run, or it has finished.
-    """
-    client = open_client(uri)
-    with translated(uri):
-        if run_id != "last":
-            found = client.get_run(run_id)
-            _refuse_finished(found, uri)
-            return run_id, dict(found.data.tags)
-        home = client.get_experiment_by_name(experiment)
-        which = "attributes.status != 'FINISHED' and tags.`hilum.stage` = 'train'"
-        newest = ["attributes.start_time DESC"]
-        open_runs = (
-            client.search_runs([home.experiment_id], which, max_results=1, order_by=newest)
-            if home is not None
-            else []
-        )
-    if not open_runs:
-        raise TrackingError(
-            f"experiment `{experiment}` holds no training run that was stopped",
-            where=redacted(uri),
-            mend="name the run, or its --experiment",
-        )
-    return open_runs[0].info.run_id, dict(open_runs[0].data.tags)
-
-
-def download(uri: str, run_id: str, path: str, folder: Path) -> Path:
-    """Copy a run's artifact (file or folder) below ``folder`` and return where it lies.
-
-    Raises
-    ------
-    TrackingError
-        If there is no such run or artifact.
-    """
-    client = open_client(uri)
-    folder.mkdir(parents=True, exist_ok=True)
-    with translated(uri):
-        if not client.list_artifacts(run_id, path) and not _is_file(client, run_id, path):
-            raise TrackingError(
-                f"run {run_id} has no artifact `{path}`",
-                where=redacted(uri),
-                mend="check the run's status and artifacts on its MLflow page",
-            )
-        return Path(client.download_artifacts(run_id, path, str(folder)))
-
-
-def finished_run(uri: str, run_id: str) -> dict[str, str]:
-    """Return the tags of a run that ended well.
-
-    Raises
-    ------
-    TrackingError
-        If the run doesn't exist, still runs, failed or was killed.
-    """
-    client = open_client(uri)
-    with translated(uri):
-        found = client.get_run(run_id)
-    if found.info.status != "FINISHED":
-        raise TrackingError(
-            f"run {run_id} is {found.info.status}, not FINISHED",
-            where=redacted(uri),
-            mend="train again, or choose a run that finished",
-        )
-    return dict(found.data.tags)
-
-
-def _is_file(client: "MlflowClient", run_id: str, path: str) -> bool:
-    parent, _, _ = path.rpartition("/")
-    return any(entry.path == path for entry in client.list_artifacts(run_id, parent or None))
-
-
-def _refuse_finished(found: Any, uri: str) -> None:
-    if found.info.status == "FINISHED":
-        raise TrackingError(
-            f"run {found.info.run_id} has finished: there is nothing to go on with",
-            where=redacted(uri),
-            mend=f"measure it: hilum evaluate {found.info.run_id}",
-        )
 
 
 def _last_steps(found: Any) -> dict[str, int]:
@@ -495,7 +404,7 @@ def _say_last_words(run: TrackedRun, sender: Sender, ending: BaseException | Non
     away = sender.flush()
     if away is None:
         return
-    unsent = _unsent(run, sender, away)
+    unsent = sender.unsent(run.run_id, away)
     if ending is None:
         raise unsent
     sender.say(f"note: {unsent}")
@@ -505,16 +414,3 @@ def _log_failure(run: TrackedRun, error: BaseException) -> None:
     run.set_tags({endings.FAILURE_TAG: endings.failure(error)})
     with contextlib.suppress(OSError):  # the disk may be what failed
         run.log_text(endings.traceback_text(error), "errors/traceback.txt")
-
-
-def _unsent(run: TrackedRun, sender: Sender, away: TrackingError) -> TrackingError:
-    fault = sender.outbox.fault
-    if not sender.patient:
-        return away
-    if fault is not None:
-        what, mend = f"could be neither sent nor kept: {fault.strerror}", "make room, then resume"
-    else:
-        what, mend = "waits to be sent", f"hilum send {run.waits_in.parent}"
-    return TrackingError(
-        f"{away.what}; what run {run.run_id} logged last {what}", where=away.where, mend=mend
-    )

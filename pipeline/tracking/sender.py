@@ -109,6 +109,19 @@ class Sender:
             self._changed.notify_all()
         self._thread.join()
 
+    def unsent(self, run_id: str, away: AwayError) -> TrackingError:
+        """Return what to tell at the end of a run whose store is ``away``."""
+        if not self.patient:
+            return away
+        fault = self.outbox.fault
+        if fault is None:
+            what, mend = "waits to be sent", f"hilum send {self.outbox.folder.parent}"
+        else:
+            what, mend = f"could be neither sent nor kept: {fault.strerror}", "make room, resume"
+        return TrackingError(
+            f"{away.what}; what run {run_id} logged last {what}", where=away.where, mend=mend
+        )
+
     def _raise_refusal(self) -> None:
         refused, self._refused = self._refused, None
         if refused is not None:

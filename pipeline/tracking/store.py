@@ -8,6 +8,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -160,7 +161,9 @@ def translated(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise TrackingError(first_line(error), where=redacted(uri)) from error
+        hosts = f"start it with --allowed-hosts {urlsplit(redacted(uri)).netloc}"
+        mend = hosts if "Invalid Host header" in str(error) else None
+        raise TrackingError(first_line(error), where=redacted(uri), mend=mend) from error
     except (SQLAlchemyError, OSError) as error:
         raise TrackingError(
             first_line(error),
@@ -220,6 +223,11 @@ def first_line(error: BaseException) -> str:
     if not isinstance(error, MlflowException):
         return f"the tracking store can't be used: {type(error).__name__}"
     text = str(error.message).strip()
+    if "Invalid Host header" in text:
+        return "the MLflow server refuses the name in this address (its host check)"
+    answered = re.search(r"failed with error code (\d+)", text)
+    if answered is not None:
+        return f"the MLflow server answers {answered[1]}"
     if "API request to" in text:
         return "the MLflow server doesn't answer"
     return text.splitlines()[0][:300] if text else type(error).__name__

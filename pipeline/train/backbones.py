@@ -22,14 +22,20 @@ class Backbone:
 
     ``build`` returns the stages in order, each a module [N, C, H, W] -> [N, C', H', W'].
     ``mean`` and ``spread`` are of the 0..255 scale: the network sees (x - mean) / spread.
+    ``published`` is torchvision's name of the same network, if it publishes weights of it.
     """
 
     build: Callable[[], nn.Sequential]
     mean: Triple = (123.675, 116.28, 103.53)
     spread: Triple = (58.395, 57.12, 57.375)
+    published: str = ""
 
 
-def _torchvision_resnet(name: str) -> nn.Sequential:
+def _torchvision(stages: Callable[[str], nn.Sequential], name: str) -> Backbone:
+    return Backbone(lambda: stages(name), published=name)
+
+
+def _resnet(name: str) -> nn.Sequential:
     from torchvision import models
 
     net = models.get_model(name, weights=None)
@@ -39,17 +45,42 @@ def _torchvision_resnet(name: str) -> nn.Sequential:
 
 def _resnet18_small() -> nn.Sequential:
     # the form for 32-px pictures (He et al. 2016, section 4.2): no early pooling
-    stages = _torchvision_resnet("resnet18")
+    stages = _resnet("resnet18")
     stem = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
     return nn.Sequential(stem, *list(stages)[1:])
 
 
-def _torchvision_features(name: str) -> nn.Sequential:
+def _features(name: str) -> nn.Sequential:
     from torchvision import models
 
     features = models.get_model(name, weights=None).features
     assert isinstance(features, nn.Sequential)  # noqa: S101 - for the type checker
     return features
+
+
+class ChannelsFirst(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """A part of a network that works on [N, H, W, C], for maps [N, C, H, W]."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(*parts)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return maps [N, C', H', W'] of maps [N, C, H, W]."""
+        found: Tensor = self.parts(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return found
+
+
+def _swin(name: str) -> nn.Sequential:
+    from torchvision import models
+
+    net = models.get_model(name, weights=None)
+    (embed, _permute, norm), first, *rest = net.features
+    stem = nn.Sequential(embed, ChannelsFirst(norm, first))
+    # each later stage halves the map, then attends
+    later = [ChannelsFirst(*rest[k : k + 2]) for k in range(0, len(rest), 2)]
+    later[-1].parts.append(net.norm)
+    return nn.Sequential(stem, *later)
 
 
 def _monai_densenet121() -> nn.Sequential:
@@ -72,10 +103,10 @@ def _monai_seresnet50() -> nn.Sequential:
     return nn.Sequential(net.layer0, net.layer1, net.layer2, net.layer3, net.layer4)
 
 
-def _timm_efficientnet_lite0() -> nn.Sequential:
+def _timm_lite(number: int) -> nn.Sequential:
     import timm
 
-    net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    net = timm.create_model(f"tf_efficientnet_lite{number}", pretrained=False)
     stem = nn.Sequential(net.conv_stem, net.bn1)
     return nn.Sequential(stem, *net.blocks, nn.Sequential(net.conv_head, net.bn2))
 
@@ -128,17 +159,22 @@ _HALF: Pixels = ((127.5,) * 3, (127.5,) * 3)
 _LITE: Pixels = ((127.0,) * 3, (128.0,) * 3)
 
 BACKBONES: dict[str, Backbone] = {
-    "resnet18": Backbone(lambda: _torchvision_resnet("resnet18")),
-    "resnet34": Backbone(lambda: _torchvision_resnet("resnet34")),
-    "convnext_tiny": Backbone(lambda: _torchvision_features("convnext_tiny")),
-    "efficientnet_b0": Backbone(lambda: _torchvision_features("efficientnet_b0")),
+    "resnet18": _torchvision(_resnet, "resnet18"),
+    "resnet34": _torchvision(_resnet, "resnet34"),
+    "resnet50": _torchvision(_resnet, "resnet50"),
+    "convnext_tiny": _torchvision(_features, "convnext_tiny"),
+    "convnext_small": _torchvision(_features, "convnext_small"),
+    "efficientnet_b0": _torchvision(_features, "efficientnet_b0"),
+    "swin_t": _torchvision(_swin, "swin_t"),
     "densenet121": Backbone(_monai_densenet121),
     "seresnet50": Backbone(_monai_seresnet50),
-    "efficientnet_lite0": Backbone(_timm_efficientnet_lite0, *_LITE),
+    "efficientnet_lite0": Backbone(lambda: _timm_lite(0), *_LITE),
+    "efficientnet_lite1": Backbone(lambda: _timm_lite(1), *_LITE),
+    "efficientnet_lite2": Backbone(lambda: _timm_lite(2), *_LITE),
     "resnet18_small": Backbone(_resnet18_small, *_HALF),
     "convnet": Backbone(_convnet, *_HALF),
     "lesion_net": Backbone(_lesion_net, spread=(30.0,) * 3),
 }
-"""Every network that a plan can name. resnet*, convnext*, efficientnet_b0: torchvision; densenet121,
-seresnet50: MONAI; efficientnet_lite0: timm; resnet18_small and convnet are for small pictures
+"""Every network that a plan can name. resnet*, convnext*, efficientnet_b0, swin_t: torchvision;
+densenet121, seresnet50: MONAI; efficientnet_lite*: timm; resnet18_small and convnet are for small pictures
 from scratch; lesion_net for small things in large pictures, from scratch and in little time."""

@@ -17,8 +17,14 @@ from pipeline.evaluate.out_of_fold import (
     write_out_of_fold,
 )
 from pipeline.evaluate.out_of_fold_figures import fold_figures
+from pipeline.evaluate.review import Review, count, note, refused, with_limits
+from pipeline.tracking import shown
 from pipeline.tracking.runs import TrackedRun
 from pipeline.train.task import Task
+
+PAGE = "folds.md"
+SHOWN = ("kappa", "sensitivity", "specificity")
+"""What follows the area in the first line of the note."""
 
 
 def log_start(run: TrackedRun, task: Task, plan: Plan) -> None:
@@ -52,7 +58,8 @@ def log_end(
     run.log_text(_csv(folds, rows), "evaluation/folds.csv")
     tree = {key: interval.model_dump(mode="json") for key, interval in found.items()}
     run.log_json(tree, "evaluation/pooled.json")
-    run.set_note(note(task, folds, found, notes))
+    run.log_text(page(task, folds, found, notes), PAGE)
+    run.set_note(note(review(task, folds, found, notes), shown.link(run, PAGE)))
 
 
 def pooled_metrics(found: dict[str, Interval]) -> dict[str, float]:
@@ -80,13 +87,46 @@ def table(
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def note(
+def review(
+    task: Task,
+    folds: Sequence[FoldAnswers],
+    found: dict[str, Interval],
+    notes: Sequence[str],
+) -> Review:
+    """Return the five answers about all folds together."""
+    info = task.info
+    rows = [fold_row(fold, info) for fold in folds]
+    key = f"auc/{task.head.primary}"
+    key = key if key in found else next(name for name in found if name.startswith("auc/"))
+    shown_first = [key, *(name for name in found if name.split("/")[0] in SHOWN)]
+    figures = ", ".join(
+        f"{name.partition('/')[0].replace('auc', 'AUC')} {with_limits(found[name])}"
+        for name in shown_first[:3]
+    )
+    aucs = [row[key] for row in rows if key in row]
+    spread = f", folds {min(aucs):.3f} to {max(aucs):.3f}" if aucs else ""
+    ece = found.get(key.replace("auc/", "ece/"), Interval(value=None))
+    images, patients = (round(sum(row[name] for row in rows)) for name in ("images", "patients"))
+    remarks = list(dict.fromkeys(notes))
+    return Review(
+        good=figures,
+        sure=f"95 % intervals by patient{spread}; calibration error (ECE) {with_limits(ece)}",
+        whom=f"{count(patients, 'patient')} ({count(images, 'image')}), each answered by a network "
+        f"that never saw them; {refused(info)}",
+        data=f"{info.name[:30]} {info.content_sha256[:8]}, leaks: {task.leaks}; "
+        f"{len(folds)} folds by patient",
+        wrong=f"{count(len(remarks), 'remark')}; one source, so not an external validation.",
+        flags=tuple(remarks),
+    )
+
+
+def page(
     task: Task,
     folds: Sequence[FoldAnswers],
     found: dict[str, Interval],
     notes: Sequence[str],
 ) -> str:
-    """Return the parent run's note in Markdown."""
+    """Return the parent run's page in Markdown."""
     rows = [fold_row(fold, task.info) for fold in folds]
     rest = "\n".join(
         f"| {key} | {with_interval(interval)} |"

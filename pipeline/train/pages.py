@@ -81,7 +81,7 @@ def log_mistakes(
     The pictures are the data set's own prepared arrays, which carry no name and no header.
     """
     sheet = _sheet(task)
-    shown.log_image(run, mistakes.as_pixels(sheet), "pictures/augmentation", 0)
+    shown.log_image(run, mistakes.as_pixels(sheet), "augment_sheet", 0)
     place = task.head.primary_index
     output, point = calibrated.outputs[place], calibrated.points[place]
     rows = task.rows["tune"]
@@ -103,9 +103,7 @@ def log_mistakes(
         word = mistakes.MANY[kind]
         title = f"tune split, epoch {epoch}: {len(own)} {word}, the worst {len(chosen)} (truth, p)"
         pictures = list(task.dataset.pixels(where))
-        shown.log_image(
-            run, mistakes.sheet(pictures, captions, title), f"mistakes/tune_{kind}", epoch
-        )
+        shown.log_image(run, mistakes.sheet(pictures, captions, title), kind, epoch)
 
 
 def not_judged(

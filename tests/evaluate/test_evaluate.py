@@ -20,8 +20,9 @@ from pipeline.model.decision import positive_probability
 from pipeline.model.export import export_package
 from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
+from pipeline.tracking.finding import download
 from pipeline.tracking.registry import fetch_package, register
-from pipeline.tracking.runs import download, tracked_run
+from pipeline.tracking.runs import tracked_run
 from pipeline.tracking.store import open_client
 from tests.evaluate.conftest import SpotNetwork
 from tests.model import tiny_network as tiny
@@ -108,6 +109,50 @@ def test_figures_are_those_of_the_package_on_the_test_split(road, evaluation, tm
     assert found["accuracy/referable"].value == np.mean(called == truth)
     assert any("15 patients" in note for note in evaluation.notes)
     assert any("NOT_AN_IMAGE 1" in note for note in evaluation.notes)
+
+
+def test_a_reviewer_finds_tables_pictures_and_a_page(road, evaluation, tmp_path):
+    _, uri, run_id = road
+    tables = {
+        name: json.loads(download(uri, run_id, f"eval/{name}.json", tmp_path).read_text())
+        for name in ("subgroups", "classes", "mistakes")
+    }
+    groups = {
+        row[0]: dict(zip(tables["subgroups"]["columns"], row, strict=True))
+        for row in tables["subgroups"]["data"]
+    }
+    # left and right eyes are each half of the split, and both together all of it
+    assert groups["all"]["images"] == evaluation.images
+    sides = [groups["laterality: L"]["images"], groups["laterality: R"]["images"]]
+    assert sides == [15, 15]
+    sensitivity = evaluation.statistics["sensitivity/referable"]
+    assert groups["all"]["sensitivity"].startswith(f"{sensitivity.value:.3f} (")
+    cells = evaluation.confusion["referable"]
+    wrong = sum(map(sum, cells)) - sum(cells[k][k] for k in range(2))
+    kinds = [row[-1] for row in tables["mistakes"]["data"]]
+    assert len(kinds) == wrong > 0
+    assert kinds.count("missed") == sensitivity.denominator - sensitivity.numerator
+    assert [row[2:4] for row in tables["classes"]["data"]] == [
+        [sum(cells[k]), cells[0][k] + cells[1][k]] for k in range(2)
+    ]
+    client = open_client(uri)
+    names = {entry.path for entry in client.list_artifacts(run_id, "images")}
+    assert any("/worst_f" in name and "_test+" in name and name.endswith(".png") for name in names)
+    page = download(uri, run_id, "review.html", tmp_path).read_text()
+    assert "How good?" in page
+    assert client.get_run(run_id).data.tags["mlflow.note.content"].count("<br>") == 4
+    # pseudonyms are there, names of files are not
+    assert "000.png" not in page + json.dumps(tables)
+
+
+def test_pictures_stay_out_of_a_run_that_was_told_so(road, evaluation):
+    folder, uri, _ = road
+    client = open_client(uri)
+    with tracked_run(uri, "tiny", "no pictures", {"hilum.images": "none"}) as run:
+        run.log_files(folder.parent / "package", "package")
+    evaluate_run(run.run_id, folder, uri, silent)
+    assert not client.list_artifacts(run.run_id, "images")
+    assert {entry.path for entry in client.list_artifacts(run.run_id, "eval")}
 
 
 def test_run_holds_metrics_figures_predictions_and_the_evaluation(road, evaluation, tmp_path):

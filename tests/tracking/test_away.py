@@ -188,6 +188,19 @@ def test_without_an_outbox_a_server_that_is_away_is_an_error(real_server):
         work()
 
 
+def test_a_name_that_the_servers_host_check_refuses_is_explained(real_server, monkeypatch):
+    real_server.start()
+    real = socket.getaddrinfo
+
+    def resolved(host, *words, **more):
+        return real("127.0.0.1" if host == "mlflow.example" else host, *words, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    with pytest.raises(TrackingError, match="host check") as refused:
+        store.open_client(f"http://mlflow.example:{real_server.port}")
+    assert refused.value.mend == f"start it with --allowed-hosts mlflow.example:{real_server.port}"
+
+
 @pytest.fixture
 def mute():
     """A server that takes connections, into its queue, and never answers."""

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from data_schemas.dataset import DatasetInfo, Label
 from data_schemas.errors import DatasetError, TrackingError
-from pipeline.tracking import endings, runs, store
+from pipeline.tracking import endings, finding, store
+from pipeline.tracking.finding import stopped_run
 from pipeline.tracking.runs import (
     METRIC_NAME,
     continued_run,
     resumed_run,
-    stopped_run,
     tracked_run,
 )
 
@@ -82,7 +82,7 @@ def test_a_finished_run_holds_everything(mlflow_uri, tmp_path):
     assert inputs == {("eyes-train", "ab" * 16, "train"), ("eyes-tune", "ab" * 16, "tune")}
     experiment = store.open_client(mlflow_uri).get_experiment_by_name("eyes")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    lies = runs.download(mlflow_uri, run.run_id, "config/plan.json", tmp_path / "got")
+    lies = finding.download(mlflow_uri, run.run_id, "config/plan.json", tmp_path / "got")
     assert lies.read_text() == '{\n  "b": 1\n}\n'
     # everything lies beside the database, nothing in the current folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["got", "store"]
@@ -132,7 +132,7 @@ def test_an_exception_fails_the_run_and_leaves_a_traceback_without_data(mlflow_u
     kept = found(mlflow_uri, run_ids[0])
     assert kept.info.status == "FAILED"
     assert kept.data.metrics["train/loss"] == 3.0
-    text = runs.download(mlflow_uri, run_ids[0], "errors/traceback.txt", tmp_path).read_text()
+    text = finding.download(mlflow_uri, run_ids[0], "errors/traceback.txt", tmp_path).read_text()
     assert "in look_up" in text
     assert "builtins.KeyError" in text
     assert "Jane" not in text
@@ -364,14 +364,14 @@ def test_an_unknown_run_or_artifact_is_a_tracking_error(mlflow_uri, tmp_path):
     with tracked_run(mlflow_uri, "eyes", "a") as run:
         pass
     with pytest.raises(TrackingError, match="no artifact `package`"):
-        runs.download(mlflow_uri, run.run_id, "package", tmp_path)
+        finding.download(mlflow_uri, run.run_id, "package", tmp_path)
 
 
 def test_only_a_finished_run_counts_as_one(mlflow_uri):
     with pytest.raises(ZeroDivisionError), tracked_run(mlflow_uri, "eyes", "a") as run:
         raise ZeroDivisionError
     with pytest.raises(TrackingError, match="FAILED, not FINISHED"):
-        runs.finished_run(mlflow_uri, run.run_id)
+        finding.finished_run(mlflow_uri, run.run_id)
 
 
 def test_a_deleted_experiment_is_explained(mlflow_uri):

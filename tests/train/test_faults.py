@@ -18,7 +18,7 @@ import torch
 from data_schemas.errors import TrainingError
 from data_schemas.plan import Learning, Plan
 from pipeline.tracking import endings, store, vitals
-from pipeline.tracking.runs import download
+from pipeline.tracking.finding import download
 from pipeline.train import faults
 from pipeline.train.world import World
 from services.cli.main import main
@@ -228,12 +228,12 @@ from pipeline.tracking.store import open_client
 from services.cli.main import main
 open_client(sys.argv[1])
 torch.ones(64, 64) @ torch.ones(64, 64)
-real = pipeline.train.run.learn
-def learn(*words):
+real = pipeline.train.run.train_network
+def limited(*words):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))
     return real(*words)
-pipeline.train.run.learn = learn
+pipeline.train.run.train_network = limited
 code = main(sys.argv[2:])
 sys.exit(code)
 """

@@ -23,6 +23,7 @@ from data_schemas.progress import silent
 from pipeline.ingest.store import open_dataset
 from pipeline.tracking import store
 from pipeline.tracking.children import child_runs
+from pipeline.tracking.finding import download
 from pipeline.train.folds import make_folds
 from services.cli.main import main
 
@@ -216,7 +217,10 @@ def test_all_folds_are_trained_measured_and_pooled(dataset, unbroken, store_uri,
         open_dataset(dataset).manifest["source_sha256"].to_pylist()
     )
     note = parent.data.tags["mlflow.note.content"]
-    assert all(child.run_id in note for child in below)
+    assert note.count("<br>") == 4
+    assert f"{FOLDS} folds by patient" in note
+    page = download(store_uri, parent.info.run_id, "folds.md", tmp_path).read_text()
+    assert all(child.run_id in page for child in below)
     assert "fold 2 of 2: " in said
     assert not list((Path(store_uri.removeprefix("sqlite:///")).parent / ".hilum/state").iterdir())
 

@@ -109,6 +109,7 @@ def test_no_folder_no_data_set_no_label(tmp_path, dataset, capsys):
     assert "is no data set" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_makes_the_plan_says_so_and_follows_it(dataset, mlflow_uri, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     whole = make.make_plan

@@ -196,19 +196,27 @@ def test_few_photographs_start_from_imagenet_and_are_seen_often():
 
 
 @pytest.mark.parametrize(
-    ("size", "machine", "backbone", "enlarged"),
+    ("size", "machine", "backbone"),
     [
-        (28, LAPTOP, "efficientnet_lite0", 112),
-        (64, LAPTOP, "efficientnet_lite0", 128),
-        (28, BARE, "convnet", 0),
-        (512, BARE, "resnet18", 0),
+        (28, LAPTOP, "convnet"),
+        (64, BARE, "convnet"),
+        (65, LAPTOP, "efficientnet_lite0"),
+        (512, BARE, "resnet18"),
     ],
 )
-def test_the_network_follows_size_and_weights(size, machine, backbone, enlarged):
+def test_the_network_follows_size_and_weights(size, machine, backbone):
     plan, _ = planned(size=size, machine=machine, region="whole")
-    assert (plan.network.backbone, plan.network.size) == (backbone, enlarged)
+    assert (plan.network.backbone, plan.network.size) == (backbone, 0)
+    assert plan.network.weights == ("imagenet" if backbone == "efficientnet_lite0" else "none")
     assert plan.learning.precision == ("bf16" if machine is LAPTOP else "fp32")
     assert plan.threads == (1 if backbone == "convnet" else 0)
+
+
+@pytest.mark.parametrize(("size", "enlarged"), [(28, 112), (64, 128), (96, 0)])
+def test_an_imagenet_network_that_was_asked_for_sees_small_images_enlarged(size, enlarged):
+    plan, why = planned(size=size, given={"network.backbone": "efficientnet_lite0"})
+    assert (plan.network.weights, plan.network.size) == ("imagenet", enlarged)
+    assert why["network.backbone"].kind == "given"
 
 
 def test_a_gpu_carries_a_larger_network_and_batch():

@@ -1,6 +1,7 @@
 """A whole training run: what it leaves in MLflow, what its package holds, that it repeats."""
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from data_schemas.plan import Augmentation, Learning, NetworkPlan, OperatingRule
 from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
 from pipeline.tracking import store
-from pipeline.tracking.runs import download
+from pipeline.tracking.finding import download
 from pipeline.train import calibrating, learning
 from pipeline.train import run as training
 from pipeline.train.task import prepare
@@ -95,7 +96,7 @@ def test_the_same_plan_gives_the_same_weights(memory_set, enabled):
 
 
 @pytest.mark.slow
-def test_several_labels_in_half_precision(memory_set, mlflow_uri):
+def test_several_labels_in_half_precision(memory_set, mlflow_uri, tmp_path):
     plan = TINY.model_copy(
         update={
             "labels": ("a", "b"),
@@ -107,7 +108,21 @@ def test_several_labels_in_half_precision(memory_set, mlflow_uri):
     verdicts = [point.label for point in trained.points if point.name == "default"]
     assert verdicts == ["a", "b"]
     metrics = store.open_client(mlflow_uri).get_run(trained.run_id).data.metrics
-    assert {"tune/auc_a", "tune/auc_b", "calibration/threshold_a"} <= set(metrics)
+    assert {"tune/auc", "calibration/threshold"} <= set(metrics)
+    assert not [name for name in metrics if name.endswith(("_a", "_b"))]
+    table = json.loads(
+        download(
+            mlflow_uri, trained.run_id, "tables/calibration_by_label.json", tmp_path
+        ).read_text()
+    )
+    assert [row[0] for row in table["data"]] == ["a", "b"]
+    at = table["columns"].index("threshold")
+    assert [row[at] for row in table["data"]] == [point.high for point in trained.points]
+    assert metrics["calibration/threshold"] == table["data"][0][at]
+    epochs = json.loads(
+        download(mlflow_uri, trained.run_id, "tables/tune_by_label.json", tmp_path).read_text()
+    )
+    assert [row[:2] for row in epochs["data"]] == [[1, "a"], [1, "b"], [2, "a"], [2, "b"]]
 
 
 def calibrated(dataset, plan=TINY):

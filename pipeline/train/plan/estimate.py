@@ -188,16 +188,37 @@ def _kept_bytes(
 
 
 def _least_s(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Return the least seconds of ``work``, repeated as ``seconds`` allow, at least once."""
+    """Return the least seconds of ``work`` on a quiet machine, repeated as ``seconds`` allow.
+
+    On a processor that is busy with other work, threads wait for one another and burn its time. What
+    a single thread works is the same then, and all of them together never take longer on their own.
+    """
+    if device.type == "cuda":
+        return _repeated(work, time.perf_counter, seconds, lambda: torch.cuda.synchronize(device))
+    threads = torch.get_num_threads()
+    together = _repeated(work, time.perf_counter, seconds / 2)
+    torch.set_num_threads(1)
+    try:
+        alone = _repeated(work, time.process_time, seconds / 2)
+    finally:
+        torch.set_num_threads(threads)
+    return min(together, alone)
+
+
+def _repeated(
+    work: Callable[[], object],
+    clock: Callable[[], float],
+    seconds: float,
+    finish: Callable[[], object] = lambda: None,
+) -> float:
     times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or (time.perf_counter() < end and len(times) < 9):
-        started = time.perf_counter()
+        started = clock()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return min(times)  # what else runs here only adds to it
+        finish()
+        times.append(clock() - started)
+    return max(min(times), 1e-9)  # what else runs here only adds to it
 
 
 def _augment_s(plan: Plan, shape: Shape, seconds: float) -> float:

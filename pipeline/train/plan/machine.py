@@ -1,7 +1,6 @@
 """What this machine offers a training: cores, memory within its cgroups, processors, libraries."""
 
 import importlib.metadata
-import importlib.util
 import platform
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from data_schemas.fingerprint import Gpu, Machine
 from data_schemas.version import our_version
 from pipeline.model.cores import available_cores
-from pipeline.train import weights
+from pipeline.train import published
 
 _LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -126,6 +125,4 @@ def _versions() -> dict[str, str]:
 
 def pretrained_here() -> tuple[str, ...]:
     """Return the backbones whose ImageNet weights, and the library that builds them, are installed."""
-    needed = (weights.LITE0_PACKAGE, "timm")
-    here = all(importlib.util.find_spec(name) is not None for name in needed)
-    return ("efficientnet_lite0",) if here else ()
+    return published.here()

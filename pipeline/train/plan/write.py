@@ -139,7 +139,7 @@ def summary(estimate: Estimate) -> str:
     return (
         f"{memory} Takes about {duration(estimate.total_s)} on "
         f"{cores if not estimate.speed.on_gpu else estimate.device}: "
-        f"{estimate.epochs} epochs of {duration(estimate.epoch_s)}{several}."
+        f"{estimate.epochs} epoch{'s' if estimate.epochs > 1 else ''} of {duration(estimate.epoch_s)}{several}."
     )
 
 

@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Evaluate and print the table."""
     from pipeline.evaluate.evaluate import evaluate_run
-    from pipeline.tracking.runs import finished_run
+    from pipeline.tracking.finding import finished_run
     from services.cli.settings import tracking_uri
 
     uri = tracking_uri()

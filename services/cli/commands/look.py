@@ -111,7 +111,7 @@ def _plan_beside(folder: Path) -> Path | None:
 
 def _fetched(run_id: str, scratch: Path) -> tuple[Path, Path, str]:
     """Return a run's package and plan, fetched, and where the run found its data set."""
-    from pipeline.tracking.runs import download, finished_run
+    from pipeline.tracking.finding import download, finished_run
     from services.cli.settings import tracking_uri
 
     uri = tracking_uri()

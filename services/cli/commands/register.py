@@ -29,8 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Register and print the version, the package's digest and what comes next."""
     from pipeline.evaluate.final import final_package
+    from pipeline.tracking.finding import finished_run
     from pipeline.tracking.registry import register
-    from pipeline.tracking.runs import finished_run
     from services.cli.settings import tracking_uri
 
     uri = tracking_uri()

@@ -125,7 +125,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         layers = [planned(options, dataset, (rank, size), console), *layers]
     plan = settings.resolve(Plan, layers)
     experiment, resume = options.experiment or info.name, ""
-    state = (options.state or _default_state(uri)).absolute()
+    state = (options.state or default_state(uri)).absolute()
     if options.resume:
         resume, state = _stopped(options, uri, experiment)
         plan = _plan_of(options, plan, state / resume, info, size)
@@ -186,7 +186,8 @@ def _leave(world: "World") -> NoReturn:
     os._exit(0)
 
 
-def _default_state(uri: str) -> Path:
+def default_state(uri: str) -> Path:
+    """Return where runs of a tracking store keep their state: beside its file, else here."""
     from pipeline.tracking.store import database_file
 
     file = database_file(uri)
@@ -196,13 +197,13 @@ def _default_state(uri: str) -> Path:
 def _stopped(options: argparse.Namespace, uri: str, experiment: str) -> tuple[str, Path]:
     """Return the id of the run to go on with, and the folder below which its state lies."""
     from pipeline.tracking.children import PARENT_TAG
-    from pipeline.tracking.runs import stopped_run
+    from pipeline.tracking.finding import stopped_run
     from pipeline.train.run import STATE_TAG
 
     run_id, tags = stopped_run(uri, options.resume, experiment)
     if tags.get(PARENT_TAG):  # a fold goes on with its cross-validation
         run_id, tags = stopped_run(uri, tags[PARENT_TAG], experiment)
-    told = Path(tags[STATE_TAG]).parent if tags.get(STATE_TAG) else _default_state(uri)
+    told = Path(tags[STATE_TAG]).parent if tags.get(STATE_TAG) else default_state(uri)
     return run_id, (options.state or told).absolute()
 
 
