@@ -56,7 +56,7 @@ def loss_of(world: World, *, compiled: bool) -> Callable[[torch.nn.Module, Batch
 
 def alone(case: Case, world: World, *, compiled: bool) -> Callable[[], int]:
     """Return some steps on one batch that stays where it is."""
-    network = case.network("bf16").to(world.device)
+    network = case.suited("bf16", world.device)
     optimiser = torch.optim.AdamW(network.parameters(), RATE, fused=True)
     loss, steps = loss_of(world, compiled=compiled), case.images // case.batch
     shape = (case.batch, case.size, case.size, 3)

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from data_schemas.plan import Augmentation, Learning, NetworkPlan
 from pipeline.train import augment, networks
 from pipeline.train.batches import Batch, Order, TrainingBatches
 from pipeline.train.loop import Metrics, Training, fit
-from pipeline.train.world import World
+from pipeline.train.precision import suit
+from pipeline.train.world import World, open_world
 
 POLICY = Augmentation(shift=0, brightness=0, contrast=0)
 """What MONAI's classification tutorial does: flip, turn by up to 15 degrees, zoom 0.9 to 1.1."""
@@ -37,12 +38,19 @@ class Case:
     def learning(self) -> Learning:
         return Learning(epochs=1, batch=self.batch, rate=RATE)
 
-    def network(self, precision: str = "fp32") -> networks.EvidenceNetwork:
+    def network(self) -> networks.EvidenceNetwork:
+        """Return the network as it comes."""
         torch.manual_seed(0)
-        network = networks.build(NetworkPlan(backbone=self.backbone), 1, self.size)
-        if precision == "bf16":
-            network.to(memory_format=torch.channels_last)
-        return network.train()
+        return networks.build(NetworkPlan(backbone=self.backbone), 1, self.size).train()
+
+    def suited(self, precision: str, device: torch.device) -> networks.EvidenceNetwork:
+        """Return the network as our training lays it out."""
+        network = self.network()
+        suit(network, device, precision)
+        return network
+
+    def batches(self) -> list[np.ndarray]:
+        return np.array_split(np.arange(self.images), self.images // self.batch)
 
     def labels(self) -> np.ndarray:
         return (np.arange(self.images) % 2)[:, None].astype(np.int64)
@@ -52,13 +60,17 @@ class Store:
     """Smooth random pictures in a memory-mapped file, as a data set holds them."""
 
     def __init__(self, folder: Path, case: Case) -> None:
+        file = folder / f"{case.size}-{case.images}.npy"
+        if not file.exists():
+            np.save(file, self._drawn(case))
+        self._pixels = np.load(file, mmap_mode="r")
+
+    @staticmethod
+    def _drawn(case: Case) -> np.ndarray:
         generator = np.random.default_rng(0)
         coarse = generator.integers(0, 256, (case.images, 8, 8, 3)).astype(np.uint8)
         side = (case.size, case.size)
-        pixels = np.stack([np.asarray(Image.fromarray(one).resize(side)) for one in coarse])
-        file = folder / f"{case.size}-{case.images}.npy"
-        np.save(file, pixels)
-        self._pixels = np.load(file, mmap_mode="r")
+        return np.stack([np.asarray(Image.fromarray(one).resize(side)) for one in coarse])
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
         return np.asarray(self._pixels[indices])
@@ -77,10 +89,20 @@ def loss_of(precision: str) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
     return loss
 
 
-def bare(case: Case, store: Store, precision: str) -> Callable[[], None]:
-    """Return an epoch of the loop that one writes by hand, with the same settings and data."""
-    network, labels, epochs = case.network(precision), case.labels(), itertools.count(1)
-    optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.05, fused=True)
+def bare(folder: Path, case: Case, precision: str, suited: bool) -> Callable[[], None]:
+    """Return an epoch of the loop that one writes by hand, with the same data.
+
+    ``suited``: with our settings of the process, the layout and AdamW. Else as torch comes.
+    """
+    device = torch.device("cpu")
+    if suited:
+        open_world("cpu", 1, 0)
+    torch.set_num_threads(1)
+    network = case.suited(precision, device) if suited else case.network()
+    store, labels, epochs = Store(folder, case), case.labels(), itertools.count(1)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), RATE, weight_decay=0.05, fused=suited or None
+    )
     steps = round(case.images / case.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1000 * steps)
     change, loss = augment.policy(POLICY, 0), loss_of(precision)
@@ -110,10 +132,10 @@ class Ours:
         case: Case,
         store: Store,
         precision: str,
-        world: World | None = None,
+        world: World,
         loss: Callable[[torch.nn.Module, Batch], torch.Tensor] | None = None,
     ) -> None:
-        self._world = world or World()
+        self._world = world
         order = Order(np.arange(case.images), 0)
         policy = augment.policy(POLICY, 0)
         learning = case.learning
@@ -121,13 +143,13 @@ class Ours:
             store, case.labels(), order, learning.batch, policy, self._world
         )
         more = learning.model_copy(update={"epochs": 1000, "patience": 1000})
-        network = case.network(precision).to(self._world.device)
+        network = case.suited(precision, world.device)
         self._training = Training(network, more, self._batches.steps)
         self._loss = loss or loss_of(precision)
         self.waited_s: list[float] = []
 
-    def __call__(self) -> None:
-        """Train one epoch more."""
+    def __call__(self) -> float:
+        """Train one epoch more; return how long it waited for data, in seconds."""
         with contextlib.suppress(_Enough):
             fit(
                 self._training,
@@ -143,6 +165,11 @@ class Ours:
         self.waited_s.append(self._batches.waited_s)
         # ever better, so that the weights of each epoch are copied as the best so far
         return {"tune/auc": self._training.epoch / 1000, "tune/loss": 1.0}
+
+
+def ours(folder: Path, case: Case, precision: str) -> Callable[[], float]:
+    """Return an epoch of our loop."""
+    return Ours(case, Store(folder, case), precision, open_world("cpu", 1, 0))
 
 
 class _Enough(Exception):  # noqa: N818 - not an error: one epoch is over
@@ -188,11 +215,13 @@ def monai_changes(*, load: bool = False, norm: bool = False) -> Callable[[object
     )
 
 
-def monai(case: Case, store: Store, folder: Path) -> Callable[[], None]:
+def monai(folder: Path, case: Case) -> Callable[[], object]:
     """Return an epoch of MONAI's trainer: ``PersistentDataset``, its loader, all defaults."""
     import monai.data
     from monai.engines import SupervisedTrainer
 
+    torch.set_num_threads(1)
+    store = Store(folder, case)
     pictures = folder / f"pictures-{case.size}"
     pictures.mkdir(exist_ok=True)
     listed = []
@@ -213,15 +242,11 @@ def monai(case: Case, store: Store, folder: Path) -> Callable[[], None]:
         optimizer=torch.optim.AdamW(network.parameters(), RATE),
         loss_function=binary_cross_entropy_with_logits,
     )
-    return trainer.run
 
+    def epoch() -> int:
+        before = trainer.state.iteration if trainer.state.epoch < 1 else 0
+        trainer.run()
+        assert trainer.state.iteration - before == -(-case.images // case.batch)
+        return trainer.state.iteration
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Hold torch to one thread inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return epoch

@@ -3,12 +3,12 @@
     python benchmarks/train/run.py            # all of it, at most ten minutes
     python benchmarks/train/run.py --quick    # fewer rounds, one network: does it work?
 
-Variants run in turn, epoch by epoch; every figure is a median of CPU time (user and system, all
-threads of the process), the wall clock beside it. The exit code is 1 if a bar is missed.
+Each variant has a process of its own; they take turns, epoch by epoch. Figures are medians of CPU
+time (user and system, all threads), the wall clock beside them; ratios are medians over rounds. The
+exit code is 1 if a bar is missed.
 """
 
 import argparse
-import contextlib
 import hashlib
 import statistics
 import sys
@@ -25,8 +25,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "benchmarks/trai
 
 import paths  # noqa: E402
 import tracking  # noqa: E402
-from paths import Case, Ours, Store  # noqa: E402
+from paths import POLICY, Case, Store  # noqa: E402
 from timing import table  # noqa: E402
+from turns import in_turn, ratio  # noqa: E402
 
 from pipeline.train import augment  # noqa: E402
 
@@ -57,8 +58,8 @@ class Verdicts:
     def at_least(self, what: str, found: float, bar: float) -> None:
         self._add(what, f"{found:.2f}", f"at least {bar:g}", found >= bar)
 
-    def at_most(self, what: str, found: float, bar: float) -> None:
-        self._add(what, f"{found:.2f}", f"at most {bar:g}", found <= bar)
+    def at_most(self, what: str, found: float, bar: float, digits: int = 2) -> None:
+        self._add(what, f"{found:.{digits}f}", f"at most {bar:g}", found <= bar)
 
     def equal(self, what: str, found: set[str]) -> None:
         self._add(what, f"{len(found)} digest", "1", len(found) == 1)
@@ -68,121 +69,104 @@ class Verdicts:
         self.missed += not reached
 
 
-def in_turn(
-    variants: dict[str, Callable[[], object]], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Return CPU and wall seconds of every round of each variant, after one unmeasured round."""
-    spent: dict[str, list[float]] = {name: [] for name in variants}
-    clock: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 1):
-        for name, work in variants.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            work()
-            if turn:
-                spent[name].append(time.process_time() - cpu)
-                clock[name].append(time.perf_counter() - wall)
-    return spent, clock
-
-
-def ratio(spent: dict[str, list[float]], slow: str, fast: str) -> float:
-    """Return how much more one variant costs than another: median of the rounds' own ratios.
-
-    Rounds are neighbours in time, so what else the machine does weighs on both.
-    """
-    pairs = zip(spent[slow], spent[fast], strict=True)
-    return statistics.median(one / other for one, other in pairs)
-
-
 def training(case: Case, folder: Path, rounds: int, verdicts: Verdicts) -> list[Row]:
     """Measure one network at one size."""
-    store = Store(folder, case)
-    ours = {precision: Ours(case, store, precision) for precision in ("fp32", "bf16")}
-    variants: dict[str, Callable[[], object]] = {
-        "bare fp32": paths.bare(case, store, "fp32"),
-        "ours fp32": ours["fp32"],
-        "bare bf16": paths.bare(case, store, "bf16"),
-        "ours bf16": ours["bf16"],
-        "MONAI fp32": paths.monai(case, store, folder),
-    }
-    spent, clock = in_turn(variants, rounds)
+    found = in_turn(
+        {
+            "bare fp32": (paths.bare, folder, case, "fp32", True),
+            "ours fp32": (paths.ours, folder, case, "fp32"),
+            "bare bf16": (paths.bare, folder, case, "bf16", True),
+            "ours bf16": (paths.ours, folder, case, "bf16"),
+            "bare fp32, torch as it comes": (paths.bare, folder, case, "fp32", False),
+            "MONAI fp32": (paths.monai, folder, case),
+        },
+        rounds,
+    )
     where = f"{case.backbone}, {case.size} px"
-    for precision, loop in ours.items():
-        own = f"ours {precision}"
-        against = ratio(spent, f"bare {precision}", own)
+    for precision in ("fp32", "bf16"):
+        own = found[f"ours {precision}"]
+        against = ratio(found[f"bare {precision}"], own)
         verdicts.at_least(f"{where}: ours / bare, {precision}", against, BARS["loop"][precision])
-        against = ratio(spent, "MONAI fp32", own)
+        against = ratio(found["MONAI fp32"], own)
         verdicts.at_least(f"{where}: ours {precision} / MONAI", against, BARS[case.size][precision])
-        waited = 100 * statistics.median(
-            part / whole for part, whole in zip(loop.waited_s[1:], clock[own], strict=True)
-        )
+        shares = [part / whole for part, whole in zip(own.answers, own.wall, strict=True)]
+        waited = 100 * statistics.median(shares)
         verdicts.at_most(f"{where}: waiting for data, {precision}, %", waited, BARS["waiting"])
-        cost = tracking.ms_per_step()
-        step_ms = 1000 * statistics.median(spent[own]) * case.batch / case.images
+        step_ms = 1000 * statistics.median(own.cpu) * case.batch / case.images
+        share = 100 * tracking.ms_per_step() / step_ms
         verdicts.at_most(
-            f"{where}: tracking, {precision}, % of the step", 100 * cost / step_ms, BARS["tracking"]
+            f"{where}: tracking, {precision}, % of the step", share, BARS["tracking"], digits=3
         )
     return [
         (
             case.backbone,
             case.size,
             name,
-            f"{case.images / statistics.median(spent[name]):.1f}",
-            f"{case.images / statistics.median(clock[name]):.1f}",
-            f"{1000 * statistics.median(spent[name]) / case.images:.2f}",
-            f"{ratio(spent, 'bare fp32', name):.2f}",
-            f"{ratio(spent, 'MONAI fp32', name):.2f}",
+            f"{case.images / statistics.median(times.cpu):.1f}",
+            f"{case.images / statistics.median(times.wall):.1f}",
+            f"{1000 * statistics.median(times.cpu) / case.images:.2f}",
+            f"{ratio(found['bare fp32'], times):.2f}",
+            f"{ratio(found['MONAI fp32'], times):.2f}",
         )
-        for name in variants
+        for name, times in found.items()
     ]
 
 
-def augmentation(folder: Path, rounds: int, verdicts: Verdicts) -> list[Row]:
-    """Measure the changes alone at 224 px, from the store to normalised pictures."""
-    case = Case("none", 224, 32, 128)
-    store, ids = Store(folder, case), np.arange(case.images)
-    mean, spread = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
-    change = augment.policy(paths.POLICY, 0)
-    batches = np.array_split(ids, case.images // case.batch)
+def ours_alone(folder: Path, case: Case, norm: bool) -> Callable[[], object]:
+    """Return our changes of all images, from the store; with ``norm`` to normalised pictures."""
+    torch.set_num_threads(1)
+    store, change = Store(folder, case), augment.policy(paths.POLICY, 0)
+    mean, spread = (torch.tensor(values) * 255 for values in (paths.MEAN, paths.SPREAD))
 
-    def ours() -> list[torch.Tensor]:
-        return [torch.from_numpy(change(store.pixels(rows), rows, 1)) for rows in batches]
-
-    def ours_normalised() -> None:
-        for rows in batches:
+    def work() -> None:
+        for rows in case.batches():
             images = torch.from_numpy(change(store.pixels(rows), rows, 1))
-            ((images.float() - mean) / spread).permute(0, 3, 1, 2)
+            if norm:
+                ((images.float() - mean) / spread).permute(0, 3, 1, 2)
 
-    def theirs(compose: Callable[[object], dict[str, torch.Tensor]]) -> None:
-        for rows in batches:
+    return work
+
+
+def theirs_alone(folder: Path, case: Case, norm: bool) -> Callable[[], object]:
+    """Return MONAI's changes of all images, from the same store."""
+    torch.set_num_threads(1)
+    store, compose = Store(folder, case), paths.monai_changes(norm=norm)
+
+    def work() -> None:
+        for rows in case.batches():
             images = np.ascontiguousarray(store.pixels(rows).transpose(0, 3, 1, 2))
             torch.stack([compose({"image": image})["image"] for image in images])
 
-    variants = {
-        "ours: uint8, as the loop takes them": ours,
-        "MONAI Compose": lambda: theirs(paths.monai_changes()),
-        "ours, and the network's normalisation": ours_normalised,
-        "MONAI Compose, NormalizeIntensityd last": lambda: theirs(paths.monai_changes(norm=True)),
-    }
-    spent, _ = in_turn(variants, rounds)
-    verdicts.at_least(
-        "augmentation at 224 px: ours / MONAI",
-        ratio(spent, "MONAI Compose", next(iter(variants))),
-        BARS["augmentation"],
+    return work
+
+
+def augmentation(folder: Path, rounds: int, verdicts: Verdicts) -> list[Row]:
+    """Measure the changes alone at 224 px."""
+    case = Case("none", 224, 32, 128)
+    found = in_turn(
+        {
+            "ours: uint8, as the loop takes them": (ours_alone, folder, case, False),
+            "MONAI Compose": (theirs_alone, folder, case, False),
+            "ours, and the network's normalisation": (ours_alone, folder, case, True),
+            "MONAI Compose, NormalizeIntensityd last": (theirs_alone, folder, case, True),
+        },
+        rounds,
     )
-    made = {
-        hashlib.sha256(
-            augment.spread(change, threads)(store.pixels(ids), ids, 1).tobytes()
-        ).hexdigest()
-        for threads in (1, 2, 3, 7)
-    }
-    verdicts.equal("augmentation by 1, 2, 3 and 7 threads", made)
+    ours, theirs, *_ = found.values()
+    verdicts.at_least(
+        "augmentation at 224 px: ours / MONAI", ratio(theirs, ours), BARS["augmentation"]
+    )
+    store, ids, change = Store(folder, case), np.arange(case.images), augment.policy(POLICY, 0)
+    made = [augment.spread(change, threads)(store.pixels(ids), ids, 1) for threads in (1, 2, 3, 7)]
+    digests = {hashlib.sha256(images.tobytes()).hexdigest() for images in made}
+    verdicts.equal("augmentation by 1, 2, 3 and 7 threads", digests)
     return [
         (
             name,
-            f"{1000 * statistics.median(times) / case.images:.2f}",
-            f"{case.images / statistics.median(times):.0f}",
+            f"{1000 * statistics.median(times.cpu) / case.images:.2f}",
+            f"{case.images / statistics.median(times.cpu):.0f}",
         )
-        for name, times in spent.items()
+        for name, times in found.items()
     ]
 
 
@@ -195,12 +179,11 @@ def main() -> int:
     rounds = options.rounds or (2 if options.quick else 7)
     cases = [case for case in CASES if case.backbone == "resnet18" or not options.quick]
     verdicts, rows, started = Verdicts(), [], time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch, paths.one_thread():
+    with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        with contextlib.redirect_stdout(sys.stderr):
-            alone = augmentation(folder, rounds, verdicts)
-            for case in cases:
-                rows += training(case, folder, rounds, verdicts)
+        alone = augmentation(folder, rounds, verdicts)
+        for case in cases:
+            rows += training(case, folder, rounds, verdicts)
     print(table(("augmentation at 224 px", "CPU ms / image", "images / CPU s"), alone))
     print()
     head = ("network", "px", "variant", "images / CPU s", "images / s", "CPU ms / image")
@@ -208,7 +191,7 @@ def main() -> int:
     print()
     print(table(("what", "found", "bar", "verdict"), verdicts.rows))
     print(
-        f"\n{rounds} rounds, {time.perf_counter() - started:.0f} s; {verdicts.missed} bars missed"
+        f"\n{rounds} rounds; {time.perf_counter() - started:.0f} s; {verdicts.missed} bars missed"
     )
     return 1 if verdicts.missed else 0
 

@@ -45,9 +45,9 @@ def test_members_views_size_and_grades_go_into_one_package(memory_set, mlflow_ur
     # epochs of the second network come after those of the first
     history = client.get_metric_history(trained.run_id, "tune/kappa")
     assert [entry.step for entry in history] == [1, 2, 3, 4]
-    assert "the mean of 2 networks, seeds 4 to 5" in kept.data.tags["mlflow.note.content"]
     assert any(line.startswith("epoch 4/4") for line in said)
     package = open_package(download(mlflow_uri, trained.run_id, "package", tmp_path))
+    assert any("the mean of 2 networks, seeds 4 to 5" in words for words in package.card.notes)
     (output,) = package.card.outputs
     assert (output.link, output.columns) == ("cumulative", (0, 1, 2))
     assert package.card.evidence_stride == 5  # 24 px in 3 cells, of 16 stored px

@@ -72,9 +72,10 @@ def test_rounds_are_compared_with_their_neighbours():
         sys.path[:] = kept
     finally:
         sys.path.pop(0)
+    times_of = sys.modules["turns"].Times
     # the machine was three times slower in the last round: the ratio doesn't notice
-    spent = {"slow": [2.0, 2.2, 6.0], "fast": [1.0, 1.1, 3.0]}
-    assert module.ratio(spent, "slow", "fast") == pytest.approx(2.0)
+    slow, fast = times_of(cpu=[2.0, 2.2, 6.0]), times_of(cpu=[1.0, 1.1, 3.0])
+    assert module.ratio(slow, fast) == pytest.approx(2.0)
     verdicts = module.Verdicts()
     verdicts.at_least("speed", 2.0, 2.2)
     verdicts.at_most("waiting", 1.0, 2.0)
