@@ -160,6 +160,7 @@ class Ours:
                 self._world,
                 _stop,
             )
+        return self.waited_s[-1]
 
     def _validate(self, _network: torch.nn.Module) -> Metrics:
         self.waited_s.append(self._batches.waited_s)

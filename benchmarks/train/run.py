@@ -174,9 +174,9 @@ def main() -> int:
     """Print the tables; 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, the first network")
-    parser.add_argument("--rounds", type=int, default=0, help="measured rounds (default: 7)")
+    parser.add_argument("--rounds", type=int, default=0, help="measured rounds (default: 5)")
     options = parser.parse_args()
-    rounds = options.rounds or (2 if options.quick else 7)
+    rounds = options.rounds or (2 if options.quick else 5)
     cases = [case for case in CASES if case.backbone == "resnet18" or not options.quick]
     verdicts, rows, started = Verdicts(), [], time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:

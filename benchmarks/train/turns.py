@@ -32,7 +32,10 @@ def in_turn(variants: dict[str, tuple[Any, ...]], rounds: int) -> dict[str, Time
         for turn in range(rounds + 1):
             for name, line in lines.items():
                 line.send(True)
-                cpu, wall, answer = line.recv()
+                try:
+                    cpu, wall, answer = line.recv()
+                except EOFError as error:
+                    raise RuntimeError(f"the process of `{name}` died in round {turn}") from error
                 if turn:
                     found[name].cpu.append(cpu)
                     found[name].wall.append(wall)
