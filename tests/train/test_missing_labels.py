@@ -103,11 +103,14 @@ def test_metrics_and_calibration_use_known_labels_only(memory_set):
     assert [point.images for point in points] == [20, 40]
 
 
-def test_grades_are_trained_as_classes(memory_set):
+def test_grades_are_trained_as_a_scale_or_as_classes(memory_set):
     info = memory_set(kinds={"grade": 4}).info
     ordinal = info.labels[0].model_copy(update={"kind": "ordinal"})
-    head = labels.resolve_head(Plan(), info.model_copy(update={"labels": (ordinal,)}))
-    assert (head.kind, head.columns) == ("classes", 4)
+    graded = info.model_copy(update={"labels": (ordinal,)})
+    scale = labels.resolve_head(Plan(), graded)
+    assert (scale.kind, scale.columns) == ("ordinal", 3)
+    classes = labels.resolve_head(Plan(learning=Learning(grades="classes")), graded)
+    assert (classes.kind, classes.columns) == ("classes", 4)
 
 
 def test_a_value_that_is_no_class_is_still_refused(memory_set):

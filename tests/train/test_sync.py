@@ -156,7 +156,16 @@ def test_two_processes_reach_the_metrics_of_one(dataset, mlflow_uri, tmp_path):
     env = {**os.environ, "MLFLOW_TRACKING_URI": mlflow_uri, "PYTHONPATH": str(ROOT)}
     env["OMP_NUM_THREADS"] = "1"
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    words = ["-m", "services.cli.main", "train", str(dataset), *sets, "--json"]
+    words = [
+        "-m",
+        "services.cli.main",
+        "train",
+        str(dataset),
+        "--config",
+        os.devnull,
+        *sets,
+        "--json",
+    ]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = []
     for start in ([], torchrun):

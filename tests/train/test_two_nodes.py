@@ -79,7 +79,16 @@ def test_two_nodes_reach_the_metrics_of_one_process(
     nodes, dataset, mlflow_uri, tmp_path, monkeypatch, capsys
 ):
     sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    words = ["train", str(dataset), *sets, "--state", str(tmp_path / "state"), "--json"]
+    words = [
+        "train",
+        str(dataset),
+        "--config",
+        os.devnull,
+        *sets,
+        "--state",
+        str(tmp_path / "state"),
+        "--json",
+    ]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     capsys.readouterr()
     assert main(words) == 0
