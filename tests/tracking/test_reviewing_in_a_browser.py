@@ -278,6 +278,7 @@ def test_pictures_and_tables_show_something(seen, view):
         view.goto(seen.page(f"/runs/{seen.run_id}/artifacts/eval/{name}.json"))
         view.get_by_text("View as table").wait_for()
         view.get_by_text(word, exact=True).first.wait_for()
+        assert view.get_by_text(word, exact=True).first.is_visible()
     _keep(seen, view, "subgroups")
 
 
