@@ -24,6 +24,8 @@ COMMANDS: dict[str, str] = {
     "register": "put a run's model package into the MLflow registry",
     "serve": "score images over HTTP",
     "score": "score files in batch",
+    "verify-receipts": "find any change in the log of what was scored",
+    "replay": "score a file again and compare with the receipt of its score",
     "report": "write a draft report from a score",
     "train-report": "train the report writer, tracked in MLflow",
     "demo": "walk the whole road on a drawn cohort of fundus photographs",

@@ -153,6 +153,8 @@ def _add_model(app: FastAPI, engine: Engine, settings: ServiceSettings, figures:
         """Answer 200 once the package's verification images give the stored outputs again."""
         if engine.state != "ready":
             raise engine.not_ready()
+        if engine.receipts is not None:
+            engine.receipts.check()
         return Health(status="ready")
 
     @app.get(

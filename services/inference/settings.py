@@ -35,6 +35,14 @@ class ServiceSettings(Part):
     drain_seconds: int = Field(
         default=30, ge=0, description="time for requests under way to end after SIGTERM"
     )
+    receipts: str = Field(default="", description="folder of the receipt log; empty: none is kept")
+    receipt_key_file: str = Field(
+        default="",
+        description="keys that seal receipts, 32 hex digits or more a line; the first is used",
+    )
+    receipt_file_mb: int = Field(
+        default=64, ge=1, description="a file of the receipt log is ended at this size, MiB"
+    )
 
     @property
     def max_body_bytes(self) -> int:
