@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from data_schemas.errors import HilumError
 from data_schemas.version import our_version
 from pipeline.model.package import Package
+from services.inference.access import Gate
 from services.inference.answers import Health, ModelSummary, summary_of
 from services.inference.body import Bodies
 from services.inference.door import Door
@@ -67,6 +68,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
+    app.add_middleware(Gate, settings=settings, journal=journal)
     app.add_middleware(Door, figures=figures, journal=journal)
     _refuse_in_problem_bodies(app, journal)
     _add_scores(app, engine, Bodies(settings, figures))

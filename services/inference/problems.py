@@ -60,6 +60,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault
         *,
         retry_after_s: int | None = None,
         allow: str | None = None,
+        challenge: str | None = None,
     ) -> None:
         super().__init__(code)
         self.code = code
@@ -67,6 +68,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault
         self.hint = hint
         self.retry_after_s = retry_after_s
         self.allow = allow
+        self.challenge = challenge
 
 
 def known_codes() -> tuple[str, ...]:
@@ -131,6 +133,8 @@ def answer(refusal: Refusal, request_id: str) -> Response:
         headers["Retry-After"] = str(refusal.retry_after_s)
     if refusal.allow is not None:
         headers["Allow"] = refusal.allow
+    if refusal.challenge is not None:
+        headers["WWW-Authenticate"] = refusal.challenge
     return Response(
         problem.model_dump_json(exclude_none=True),
         status_code=problem.status,
