@@ -29,7 +29,9 @@ class ApiKey(Part):
     HMAC-SHA256 keeps a reader of the file from using it.
     """
 
-    id: str = Field(pattern=r"^[0-9a-f]{8}$", description="public; stands in the key and in the log")
+    id: str = Field(
+        pattern=r"^[0-9a-f]{8}$", description="public; stands in the key and in the log"
+    )
     name: str = Field(min_length=1, max_length=100, description="who or what it was given to")
     scopes: tuple[Scope, ...] = Field(min_length=1)
     salt: str = Field(pattern=r"^[0-9a-f]{32}$")

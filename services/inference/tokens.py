@@ -60,7 +60,9 @@ class Tokens:
             import joserfc  # noqa: F401
         except ImportError as error:
             raise UsageError(
-                "tokens need the package joserfc", where="HILUM_OIDC_ISSUER", mend="pip install 'hilum[secure]'"
+                "tokens need the package joserfc",
+                where="HILUM_OIDC_ISSUER",
+                mend="pip install 'hilum[secure]'",
             ) from error
         if not settings.oidc_audience:
             raise UsageError(
@@ -108,7 +110,9 @@ class Tokens:
 
         if self._keys is None:
             raise Refusal(
-                "ISSUER_AWAY", "The keys of the issuer of tokens can't be fetched.", retry_after_s=10
+                "ISSUER_AWAY",
+                "The keys of the issuer of tokens can't be fetched.",
+                retry_after_s=10,
             )
         registry = jwt.JWTClaimsRegistry(
             leeway=LEEWAY_SECONDS,
