@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,9 @@ class Certificates:
             self._looked = now
             mark = self._marked()
             if mark != self._mark:
-                try:
+                # while half of the pair is written the old one serves
+                with suppress(UsageError):
                     self._current, self._mark = self._loaded(), mark
-                except UsageError:
-                    # half of the pair is written: the old one serves until both are there
-                    return
         if self._current is not self.context:
             connection.context = self._current
 
