@@ -72,7 +72,7 @@ def output_digest(score: Score) -> str:
     """Return the SHA-256 of what decided, as canonical JSON: sorted keys, no spaces, shortest floats.
 
     Logits, probabilities, findings with their thresholds, primary label, operating point,
-    threshold, verdict. Evidence maps are not part of it: they are optional and follow from the
+    threshold, verdict; and the scope, where a score has one. Evidence maps are not part of it: they are optional and follow from the
     same run of the graph.
     """
     decided = score.model_dump(
@@ -85,6 +85,7 @@ def output_digest(score: Score) -> str:
             "operating_point",
             "threshold",
             "verdict",
+            "scope",
         },
     )
     return sha256(canonical(decided))

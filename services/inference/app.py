@@ -1,5 +1,6 @@
 """The HTTP application: its routes, each as short as what it promises."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -156,7 +157,7 @@ def _add_model(app: FastAPI, engine: Engine, settings: ServiceSettings, figures:
         if engine.state != "ready":
             raise engine.not_ready()
         if engine.receipts is not None:
-            engine.receipts.check()
+            await asyncio.to_thread(engine.receipts.check)
         return Health(status="ready")
 
     @app.get(

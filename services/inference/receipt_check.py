@@ -208,6 +208,9 @@ class _Check:
         elif line.previous != found.digest:
             what = f"line {line.number} doesn't follow from the line before it, one was replaced"
             found.add(Flaw(file, at, "edited", what))
+        if line.tree.get("schema_version") != Receipt.VERSION:
+            what = f"schema_version is {line.tree.get('schema_version')!r}, this hilum reads 1"
+            found.add(Flaw(file, at, "unknown", what))
         self._seal(file, at, line, data)
         if line.number in self._anchors:
             self._met.add(line.number)

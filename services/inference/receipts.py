@@ -122,6 +122,11 @@ class Receipts:
             self._make_durable(number)
         return number
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt to keep a receipt failed."""
+        return bool(self._failing)
+
     def check(self) -> None:
         """Return at once while receipts can be kept; after a failure, try, at most once a second.
 
@@ -351,10 +356,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def with_receipt(receipts: Receipts | None, score: Score) -> Score:
-    """Return the score with its id, once its receipt is on disk; without a log, as it is."""
-    if receipts is None:
-        return score
+def with_receipt(receipts: Receipts, score: Score) -> Score:
+    """Return the score with its id, once its receipt is on disk."""
     named = score.model_copy(update={"score_id": str(uuid.uuid4())})
     receipts.append(receipt_of(named, now()))
     return named
