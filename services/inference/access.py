@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,7 +15,9 @@ from data_schemas.keys import PREFIX, ApiKey, KeyRing, new_key, split_key
 from services.inference.journal import Journal
 from services.inference.problems import Refusal, answer
 from services.inference.settings import ServiceSettings
-from services.inference.tokens import Tokens
+
+if TYPE_CHECKING:
+    from services.inference.tokens import Tokens
 
 OPEN = frozenset(
     (
@@ -128,7 +130,7 @@ class Gate:
         self._app = app
         self._settings = settings
         self._keys = Keys(Path(settings.keys_file), journal) if settings.keys_file else None
-        self._tokens = Tokens(settings, journal) if settings.oidc_issuer else None
+        self._tokens = _tokens(settings, journal) if settings.oidc_issuer else None
         self._buckets = Buckets()
         self._hosts = _LOOPBACK | frozenset(settings.hosts.split())
 
@@ -196,6 +198,13 @@ class Gate:
             "A web page from another place can't use this service.",
             "name the host that its page is reached under: HILUM_HOSTS",
         )
+
+
+def _tokens(settings: ServiceSettings, journal: Journal) -> "Tokens":
+    # only who trusts an issuer pays for what it takes to ask one
+    from services.inference.tokens import Tokens
+
+    return Tokens(settings, journal)
 
 
 def needed_scope(path: str) -> str:

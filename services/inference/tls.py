@@ -20,7 +20,7 @@ class Certificates:
         self._mark = self._marked()
         self._looked = time.monotonic()
         self.context = self._loaded()
-        self.context.sni_callback = self._shaking  # type: ignore[assignment]
+        self.context.sni_callback = self._shaking
         self._current = self.context
 
     def _loaded(self) -> ssl.SSLContext:
