@@ -400,3 +400,13 @@ def test_a_verification_beside_a_writing_service_sees_whole_lines(tmp_path):
     finally:
         stop.set()
         writer.join()
+
+
+def test_a_log_of_the_service_without_room_refuses_nobody(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        journal = Journal(full)
+        log = Receipts(tmp_path, journal)
+        assert log.append(receipt()) == 0
+        journal.write("said")
+        full.write = lambda _: None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
