@@ -86,3 +86,6 @@ class Score(Document):
     findings: tuple[FindingScore, ...]
     quality: QualityAnswer = QualityAnswer()
     evidence: tuple[EvidenceMap, ...] = ()
+    score_id: str = Field(
+        default="", description="random; names this score's receipt. Empty: no receipt is kept"
+    )

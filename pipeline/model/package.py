@@ -84,14 +84,21 @@ class Verification:
     bias: NDArray[np.float32]  # [K]: logit - mean of the evidence
 
 
-def open_package(folder: Path) -> Package:
+def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
     """Open a package and verify every file.
+
+    Parameters
+    ----------
+    folder
+        Where it lies.
+    trusted_keys
+        File of public keys; then the package must be signed by one of them.
 
     Raises
     ------
     PackageError
         If a file is missing or altered, a document has an unknown version or doesn't fit its
-        schema, or card and contract don't belong together.
+        schema, card and contract don't belong together, or a signature is wanted and wrong.
     """
     if not folder.is_dir():
         raise PackageError("no such package folder", where=folder)
@@ -107,6 +114,10 @@ def open_package(folder: Path) -> Package:
     card = _document(Card, folder, CARD, digests)
     contract = _document(Contract, folder, CONTRACT, digests)
     check_documents(card, contract, where=folder)
+    if trusted_keys is not None:
+        from pipeline.model.signing import check_signature
+
+        check_signature(folder, sha256(sums), trusted_keys)
     return Package(folder, card, contract, sha256(sums), digests)
 
 

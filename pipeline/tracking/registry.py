@@ -11,14 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from data_schemas.errors import TrackingError
-from data_schemas.files import sha256_of_file
+from data_schemas.files import sha256_of_file, write_text
 from pipeline.tracking import rest
 from pipeline.tracking.records import NOTE, RECORD_TAG
 from pipeline.tracking.store import (
@@ -30,6 +30,8 @@ from pipeline.tracking.store import (
 )
 
 SUMS = "SHA256SUMS"
+SIGNATURE = "SHA256SUMS.sig"
+SIGNATURE_TAG = "hilum.signature"
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 PACKAGE_TAG = "hilum.package_sha256"
 
@@ -102,6 +104,10 @@ def register(uri: str, run_id: str, folder: Path, name: str, alias: str) -> str:
         note = client.get_run(run_id).data.tags.get(NOTE, "")
         if note:  # what a reviewer reads on the run's page stands on the version's, too
             client.update_model_version(name, version, note)
+        signature = folder / SIGNATURE
+        if signature.is_file():
+            text = signature.read_text(encoding="ascii").strip()
+            client.set_model_version_tag(name, version, SIGNATURE_TAG, text)
         for key, value in {
             PACKAGE_TAG: digest,
             "hilum.promoted.alias": alias,
@@ -162,7 +168,29 @@ def fetch_with_client(model_uri: str, tracking_uri: str, folder: Path) -> Fetche
                 check_package(lies, digest)
                 for name in (SUMS, *listed_files((lies / SUMS).read_text(encoding="utf-8"))):
                     shutil.move(lies / name, part / name)
+    _put_signature(target, found.tags)
     return FetchedPackage(target, found.name, str(found.version))
+
+
+def keep_signature(uri: str, name: str, version: str, signature: str) -> None:
+    """Keep the signature of a version's package as its tag.
+
+    Raises
+    ------
+    TrackingError
+        If the store refuses.
+    """
+    client = open_client(uri)
+    with translated(uri):
+        client.set_model_version_tag(name, version, SIGNATURE_TAG, signature)
+
+
+def _put_signature(target: Path, tags: Mapping[str, str]) -> None:
+    # a tag may come, change and go while the files stay the same
+    if tags.get(SIGNATURE_TAG):
+        write_text(target / SIGNATURE, tags[SIGNATURE_TAG] + "\n")
+    else:
+        (target / SIGNATURE).unlink(missing_ok=True)
 
 
 def check_package(folder: Path, digest: str) -> None:
@@ -220,6 +248,7 @@ def _fetch_by_rest(wanted: Wanted, server: str, folder: Path) -> FetchedPackage:
             for name in listed_files((part / SUMS).read_text(encoding="utf-8")):
                 mlflow.download(f"{root}/{name}", part / name)
             check_package(part, digest)
+    _put_signature(target, found.tags)
     return FetchedPackage(target, found.name, found.version)
 
 

@@ -1,5 +1,6 @@
 """The HTTP application: its routes, each as short as what it promises."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -12,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from data_schemas.errors import HilumError
 from data_schemas.version import our_version
 from pipeline.model.package import Package
+from services.inference.access import Gate
 from services.inference.answers import Health, ModelSummary, summary_of
 from services.inference.body import Bodies
 from services.inference.door import Door
@@ -67,6 +69,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
+    app.add_middleware(Gate, settings=settings, journal=journal)
     app.add_middleware(Door, figures=figures, journal=journal)
     _refuse_in_problem_bodies(app, journal)
     _add_scores(app, engine, Bodies(settings, figures))
@@ -153,6 +156,8 @@ def _add_model(app: FastAPI, engine: Engine, settings: ServiceSettings, figures:
         """Answer 200 once the package's verification images give the stored outputs again."""
         if engine.state != "ready":
             raise engine.not_ready()
+        if engine.receipts is not None:
+            await asyncio.to_thread(engine.receipts.check)
         return Health(status="ready")
 
     @app.get(

@@ -26,11 +26,15 @@ SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
     (
         b"content-security-policy",
         b"; ".join(_POLICY),
     ),
 ]
+STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+"""Only over TLS (RFC 6797, 7.2): from then on a browser never asks without it."""
 _TRACE = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
 
 
@@ -61,6 +65,7 @@ class Door:
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
                     *SECURITY_HEADERS,
+                    *((STRICT_TRANSPORT,) if scope["scheme"] == "https" else ()),
                 ]
             await send(message)
 

@@ -12,6 +12,7 @@ from services.inference.figures import Figures
 from services.inference.journal import Journal
 from services.inference.pool import Pool
 from services.inference.problems import Refusal
+from services.inference.receipts import open_receipts, with_receipt
 from services.inference.settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Engine:
         self._settings = settings
         self._figures = figures
         self._journal = journal
+        self.receipts = open_receipts(settings, journal)
 
     def start(self) -> None:
         """Load and check the model in a thread; the state says when and how it ended."""
@@ -65,6 +67,8 @@ class Engine:
         self._figures.ready.set(0)
         if self.loaded is not None:
             await asyncio.to_thread(self.loaded.pool.close)
+        if self.receipts is not None:
+            self.receipts.close()
 
     async def score(self, data: bytes, *, evidence: bool) -> Score:
         """Score one file's bytes in the pool.
@@ -83,11 +87,17 @@ class Engine:
             raise self.not_ready()
         from pipeline.model.scoring import score_bytes
 
-        return await loaded.pool.run(
+        if self.receipts is not None and self.receipts.failing:
+            await asyncio.to_thread(self.receipts.check)
+        score = await loaded.pool.run(
             lambda: score_bytes(
                 self.package, loaded.runtime, data, evidence=evidence, version=self.version
             )
         )
+        if self.receipts is None:
+            return score
+        # in a thread of its own: while the disk flushes, the scoring thread has the next image
+        return await asyncio.to_thread(with_receipt, self.receipts, score)
 
     def not_ready(self) -> Refusal:
         """Return the refusal that says why there are no scores now."""

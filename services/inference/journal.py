@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,8 +28,10 @@ class Journal:
         line = json.dumps({"time": now, "level": level, "event": event, **facts})
         # one write per line: lines of several threads must not mix
         stream = sys.stderr if self._stream is None else self._stream
-        stream.write(line + "\n")
-        stream.flush()
+        # a disk without room for the log is no reason to refuse an image
+        with suppress(OSError):
+            stream.write(line + "\n")
+            stream.flush()
 
     def fault(self, error: BaseException, **facts: Any) -> None:
         """Write a fault: its type and its places in the code, not its message."""

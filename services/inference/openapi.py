@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from data_schemas.score import FindingScore, ModelIdentity, Score, ScoredImage
 from pipeline.model.decision import DEFAULT
 from pipeline.model.package import Package
+from services.inference.access import describe_access
 from services.inference.problems import (
     MEDIA_TYPE,
     Problem,
@@ -121,6 +122,7 @@ def describe(app: FastAPI) -> None:
                 ],
             )
             _add_schemas(tree, Score, Problem)
+            describe_access(tree, problems)
             app.openapi_schema = tree
         return app.openapi_schema
 

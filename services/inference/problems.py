@@ -26,6 +26,11 @@ SERVICE_CODES: dict[str, tuple[int, str]] = {
     "WRONG_METHOD": (405, "this address doesn't take this method"),
     "NOT_READY": (503, "the model isn't loaded and checked yet, or failed its check"),
     "BUSY": (503, "all threads are working and the queue is full"),
+    "RECEIPT_NOT_KEPT": (503, "the receipt of a score can't be written, so no score is answered"),
+    "UNAUTHENTICATED": (401, "this service wants to know who asks, by an API key or a token"),
+    "FORBIDDEN": (403, "this key or token isn't meant for this address"),
+    "RATE_LIMITED": (429, "this key asks more often than it may"),
+    "ISSUER_AWAY": (503, "the issuer of tokens can't be reached, so this token can't be checked"),
     "FAULT": (500, "the service failed; the fault is in its log under this request id"),
 }
 """Codes of the service itself -> HTTP status and meaning."""
@@ -55,6 +60,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault
         *,
         retry_after_s: int | None = None,
         allow: str | None = None,
+        challenge: str | None = None,
     ) -> None:
         super().__init__(code)
         self.code = code
@@ -62,6 +68,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault
         self.hint = hint
         self.retry_after_s = retry_after_s
         self.allow = allow
+        self.challenge = challenge
 
 
 def known_codes() -> tuple[str, ...]:
@@ -126,6 +133,8 @@ def answer(refusal: Refusal, request_id: str) -> Response:
         headers["Retry-After"] = str(refusal.retry_after_s)
     if refusal.allow is not None:
         headers["Allow"] = refusal.allow
+    if refusal.challenge is not None:
+        headers["WWW-Authenticate"] = refusal.challenge
     return Response(
         problem.model_dump_json(exclude_none=True),
         status_code=problem.status,

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from data_schemas.errors import UsageError
 from services.inference.journal import Journal, adopt_logs
 from services.inference.settings import ServiceSettings
+from services.inference.tls import server_options
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -70,6 +71,7 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServiceSettings) -> 
             ws="none",
             lifespan="on",
             timeout_graceful_shutdown=settings.drain_seconds,
+            **server_options(settings),
         )
     )
     with _surviving(signal.SIGTERM):

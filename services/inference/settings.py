@@ -35,6 +35,40 @@ class ServiceSettings(Part):
     drain_seconds: int = Field(
         default=30, ge=0, description="time for requests under way to end after SIGTERM"
     )
+    receipts: str = Field(default="", description="folder of the receipt log; empty: none is kept")
+    receipt_key_file: str = Field(
+        default="",
+        description="keys that seal receipts, 32 hex digits or more a line; the first is used",
+    )
+    receipt_file_mb: int = Field(
+        default=64, ge=1, description="a file of the receipt log is ended at this size, MiB"
+    )
+    keys_file: str = Field(default="", description="API keys, as `hilum keys` writes them")
+    oidc_issuer: str = Field(default="", description="address of the issuer of bearer tokens")
+    oidc_audience: str = Field(default="", description="what tokens for this service name as `aud`")
+    oidc_jwks_url: str = Field(
+        default="", description="where the issuer's keys are; empty: as its discovery document says"
+    )
+    rate: float = Field(
+        default=0.0, ge=0, description="requests a second of one key, in each worker; 0: no limit"
+    )
+    burst: float = Field(
+        default=0.0, ge=0, description="requests of one key at once; 0: those of a second"
+    )
+    insecure_open: bool = Field(
+        default=False, description="let other machines in without asking who they are"
+    )
+    hosts: str = Field(
+        default="", description="names, besides loopback, under which browsers may reach it openly"
+    )
+    tls_cert: str = Field(default="", description="PEM file: the certificate with its chain")
+    tls_key: str = Field(default="", description="PEM file: the certificate's key")
+    trusted_proxies: str = Field(
+        default="", description="addresses whose X-Forwarded headers are believed; empty: none"
+    )
+    trusted_keys: str = Field(
+        default="", description="public keys; if named, only packages signed by one are served"
+    )
 
     @property
     def max_body_bytes(self) -> int:

@@ -9,7 +9,9 @@ The first line on stdout is `serving NAME on URL` (with --json an object with na
 url). The page at URL shows an image with its answer; URL/docs describes the interface. The log
 goes to stderr as JSON lines without anything identifying. Every setting can also come from the
 environment (HILUM_MODEL, HILUM_HOST, HILUM_PORT, HILUM_THREADS, HILUM_QUEUE, HILUM_MAX_BODY_MB,
-HILUM_MAX_HELD_MB, HILUM_BODY_SECONDS, HILUM_DRAIN_SECONDS); a flag wins.
+HILUM_MAX_HELD_MB, HILUM_BODY_SECONDS, HILUM_DRAIN_SECONDS, and those of docs/receipts.md and
+docs/security.md); a flag wins. On an address that other machines can reach it asks for API keys
+(--keys-file) or tokens, or starts only with --insecure-open.
 """
 
 import argparse
@@ -34,6 +36,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", help="images scored at once (default: the cores it may use)")
     parser.add_argument("--queue", help="images that may wait for a thread (default 32)")
     parser.add_argument("--max-body-mb", help="largest request body, MiB (default 256)")
+    parser.add_argument("--receipts", metavar="FOLDER", help="where the receipt log is kept")
+    parser.add_argument("--keys-file", metavar="FILE", help="API keys, made by `hilum keys`")
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate with its chain, PEM")
+    parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key, PEM")
+    parser.add_argument(
+        "--insecure-open",
+        action="store_const",
+        const=True,
+        help="let other machines in without asking who they are: a proxy does",
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -42,7 +54,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
     flags = {
         name: getattr(options, name)
-        for name in ("model", "host", "port", "threads", "queue", "max_body_mb")
+        for name in (
+            *("model", "host", "port", "threads", "queue", "max_body_mb"),
+            *("receipts", "keys_file", "tls_cert", "tls_key", "insecure_open"),
+        )
     }
     settings = from_door(flags)
     if not settings.model:
@@ -52,25 +67,25 @@ def run(options: argparse.Namespace, console: Console) -> int:
             mend="hilum serve FOLDER, or hilum serve models:/NAME@ALIAS (or set HILUM_MODEL)",
         )
     with tempfile.TemporaryDirectory(prefix="hilum-serve-") as scratch:
-        package, version = _package(settings.model, Path(scratch))
+        trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
+        package, version = _package(settings.model, Path(scratch), trusted)
 
+        from services.inference.access import check_open
         from services.inference.app import create_app
+        from services.inference.journal import Journal
         from services.inference.server import address_of, is_open_to_others, listen, serve
+        from services.inference.tls import scheme
 
         app = create_app(package, settings, version=version)
         listening = listen(settings.host, settings.port)
-        name, url = package.card.name, address_of(listening)
+        name, url = package.card.name, scheme(address_of(listening), settings)
+        check_open(settings, open_to_others=is_open_to_others(listening), journal=Journal())
         console.result(f"serving {name} on {url}", {"name": name, "version": version, "url": url})
-        if is_open_to_others(listening):
-            console.say(
-                "other machines can reach this port, and the service asks nobody who they are:"
-                " put a proxy in front of it that does"
-            )
         serve(app, listening, settings)
     return 0
 
 
-def _package(model: str, scratch: Path) -> "tuple[Package, str]":
+def _package(model: str, scratch: Path, trusted: Path | None) -> "tuple[Package, str]":
     from pipeline.model.package import open_package
 
     if model.startswith("models:/"):
@@ -78,10 +93,10 @@ def _package(model: str, scratch: Path) -> "tuple[Package, str]":
         from services.cli.settings import tracking_uri
 
         fetched = fetch_package(model, tracking_uri(), scratch / "package")
-        return open_package(fetched.folder), fetched.version
+        return open_package(fetched.folder, trusted_keys=trusted), fetched.version
     folder = Path(model)
     if not folder.is_dir():
         raise PackageError(
             "no such package folder", where=folder, mend="name a folder, or models:/NAME@ALIAS"
         )
-    return open_package(folder), ""
+    return open_package(folder, trusted_keys=trusted), ""

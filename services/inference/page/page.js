@@ -31,10 +31,22 @@ function rows(pairs) {
 
 const digest = (text) => element("span", { className: "digest", textContent: text });
 
+// ---- who asks: a service that wants a key answers 401; the key stays in this page's memory
+
+let key = "";
+
+async function ask(address, options = {}) {
+  const headers = { ...options.headers, ...(key ? { "X-API-Key": key } : {}) };
+  const answer = await fetch(address, { ...options, headers });
+  if (answer.status !== 401) return answer;
+  key = (window.prompt("This service asks for an API key.") ?? "").trim();
+  return key ? ask(address, options) : answer;
+}
+
 // ---- the model
 
 async function introduce() {
-  model = await (await fetch("/v1/model")).json();
+  model = await (await ask("/v1/model")).json();
   byId("model-name").textContent = model.version ? `${model.name} ${model.version}` : model.name;
   document.title = `${model.name}: hilum`;
   byId("intended").textContent = model.intended_use;
@@ -86,7 +98,7 @@ async function score(file) {
   place.replaceChildren(element("p", { className: "working", textContent: "Scoring the image" }));
   showLocal(file);
   try {
-    const answer = await fetch("/v1/scores?evidence=true", {
+    const answer = await ask("/v1/scores?evidence=true", {
       method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
     });
     const tree = await answer.json();
