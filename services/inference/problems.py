@@ -26,6 +26,8 @@ SERVICE_CODES: dict[str, tuple[int, str]] = {
     "WRONG_METHOD": (405, "this address doesn't take this method"),
     "NOT_READY": (503, "the model isn't loaded and checked yet, or failed its check"),
     "BUSY": (503, "all threads are working and the queue is full"),
+    "TOO_LATE": (503, "the answer would come after the request's own time was over"),
+    "CLIENT_LEFT": (499, "the client went away before the answer; nobody reads this"),
     "FAULT": (500, "the service failed; the fault is in its log under this request id"),
 }
 """Codes of the service itself -> HTTP status and meaning."""

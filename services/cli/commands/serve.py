@@ -13,15 +13,18 @@ HILUM_MAX_HELD_MB, HILUM_BODY_SECONDS, HILUM_DRAIN_SECONDS); a flag wins.
 """
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import PackageError, UsageError
 from services.cli.console import Console
+from services.cli.settings import tracking_uri
 
 if TYPE_CHECKING:
     from pipeline.model.package import Package
+    from services.inference.settings import ServiceSettings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", help="images scored at once (default: the cores it may use)")
     parser.add_argument("--queue", help="images that may wait for a thread (default 32)")
     parser.add_argument("--max-body-mb", help="largest request body, MiB (default 256)")
+    parser.add_argument("--workers", help="serving processes (default: one for each 8 cores)")
+    parser.add_argument(
+        "--follow-seconds", help="how often the alias is looked up; 0: only at start (default 30)"
+    )
+    parser.add_argument("--shadow", metavar="FOLDER", help="package of a challenger, unseen")
+    parser.add_argument("--shadow-report", metavar="FOLDER", help="where its answers are kept")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -42,7 +51,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
     flags = {
         name: getattr(options, name)
-        for name in ("model", "host", "port", "threads", "queue", "max_body_mb")
+        for name in (
+            *("model", "host", "port", "threads", "queue", "max_body_mb"),
+            *("workers", "follow_seconds", "shadow", "shadow_report"),
+        )
     }
     settings = from_door(flags)
     if not settings.model:
@@ -54,10 +66,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     with tempfile.TemporaryDirectory(prefix="hilum-serve-") as scratch:
         package, version = _package(settings.model, Path(scratch))
 
-        from services.inference.app import create_app
-        from services.inference.server import address_of, is_open_to_others, listen, serve
+        from services.inference.server import address_of, is_open_to_others, listen
 
-        app = create_app(package, settings, version=version)
         listening = listen(settings.host, settings.port)
         name, url = package.card.name, address_of(listening)
         console.result(f"serving {name} on {url}", {"name": name, "version": version, "url": url})
@@ -66,8 +76,20 @@ def run(options: argparse.Namespace, console: Console) -> int:
                 "other machines can reach this port, and the service asks nobody who they are:"
                 " put a proxy in front of it that does"
             )
-        serve(app, listening, settings)
-    return 0
+        settings = _with_figures(settings, Path(scratch))
+
+        from services.inference.processes import Serving, run_processes
+
+        follow = tracking_uri() if settings.model.startswith("models:/") else ""
+        return run_processes(Serving(package, version, settings, listening, Path(scratch), follow))
+
+
+def _with_figures(settings: "ServiceSettings", scratch: Path) -> "ServiceSettings":
+    # the library of the figures looks here when it is imported, and nowhere else
+    folder = scratch / "figures"
+    folder.mkdir()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    return settings.model_copy(update={"figures_folder": str(folder)})
 
 
 def _package(model: str, scratch: Path) -> "tuple[Package, str]":
@@ -75,9 +97,8 @@ def _package(model: str, scratch: Path) -> "tuple[Package, str]":
 
     if model.startswith("models:/"):
         from pipeline.tracking.registry import fetch_package
-        from services.cli.settings import tracking_uri
 
-        fetched = fetch_package(model, tracking_uri(), scratch / "package")
+        fetched = fetch_package(model, tracking_uri(), scratch / "packages")
         return open_package(fetched.folder), fetched.version
     folder = Path(model)
     if not folder.is_dir():
