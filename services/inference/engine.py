@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from data_schemas.errors import PackageError
 from data_schemas.score import Score
-from pipeline.imaging.workers import WorkerLimits
 from pipeline.model.package import Package, open_package
+from services.inference.checking import CheckError, checked, decode_limits, worker_count
 from services.inference.figures import Figures
 from services.inference.following import News, read_news
 from services.inference.journal import Journal
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from services.inference.shadow import Shadow
 
 State = Literal["starting", "ready", "failed", "stopping"]
-
-TOLERANCE = 1e-4
-"""Largest allowed |logit here - logit at export| over the package's verification images."""
 
 NEWS_EVERY_S = 0.5
 
@@ -323,45 +319,6 @@ class Engine:
             largest_difference=difference,
             seconds=round(seconds, 3),
         )
-
-
-class CheckError(PackageError):
-    """A package whose verification images give other logits here than at export."""
-
-
-def checked(package: Package, runtime: "Runtime") -> float:
-    """Return the largest difference of a logit over the verification set.
-
-    Raises
-    ------
-    CheckError
-        If it is over :data:`TOLERANCE`.
-    """
-    from pipeline.model.runtime import largest_difference
-
-    difference = largest_difference(package, runtime)
-    if not difference <= TOLERANCE:
-        raise CheckError(
-            f"the verification images give logits {difference:.2g} away from the stored ones,"
-            f" {TOLERANCE:.0e} is allowed"
-        )
-    return difference
-
-
-def worker_count(settings: ServiceSettings) -> int:
-    """Return how many workers serve: as set, or one for each eight cores.
-
-    Decoding and the network run outside Python's lock, what is left of a request in it is 2 ms or so:
-    one process keeps eight cores busy, and each further one holds the model once more.
-    """
-    from pipeline.model.cores import available_cores
-
-    return settings.workers or -(-available_cores() // 8)
-
-
-def decode_limits(settings: ServiceSettings) -> WorkerLimits:
-    """Return what decoding one file may cost."""
-    return WorkerLimits(settings.decode_seconds, settings.decode_memory_mb * 2**20)
 
 
 def _labels(loaded: Loaded) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ def tried_apart(folder: Path) -> str:
 def _tried(folder: Path) -> str:
     from pipeline.model.package import open_package
     from pipeline.model.runtime import Runtime
-    from services.inference.engine import checked
+    from services.inference.checking import checked
 
     package = open_package(folder)
     checked(package, Runtime(package, threads=1))

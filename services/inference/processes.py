@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.model.package import Package
-from services.inference.engine import Around, decode_limits, worker_count
+from services.inference.checking import decode_limits, worker_count
+from services.inference.engine import Around
 from services.inference.figures import forget_process
 from services.inference.following import Follower, News, write_news
 from services.inference.journal import Journal

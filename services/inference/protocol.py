@@ -10,6 +10,8 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+_MOMENT_S = 0.5
+
 
 class PatientProtocol(HttpToolsProtocol):
     """One connection. ``header_seconds`` is set on the subclass that :func:`patient` makes."""
@@ -42,7 +44,11 @@ class PatientProtocol(HttpToolsProtocol):
         return bool(self.cycle) and not self.cycle.response_complete
 
     def _wait(self) -> None:
-        self._late = self.loop.call_later(self.header_seconds, self._cut_off)
+        self._late = self.loop.call_later(self.header_seconds, self._look_again)
+
+    def _look_again(self) -> None:
+        # where this process itself was held up, what has arrived is read before anybody is cut off
+        self._late = self.loop.call_later(_MOMENT_S, self._cut_off)
 
     def _stop_waiting(self) -> None:
         if self._late is not None:

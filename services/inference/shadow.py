@@ -128,7 +128,7 @@ def pair_of(champion: Score, challenger: Score) -> dict[str, Any]:
 def open_shadow(settings: ServiceSettings, figures: Figures, journal: Journal) -> "Shadow | None":
     """Load and check the challenger; a fault is told and leaves the service without a shadow."""
     from pipeline.model.runtime import Runtime
-    from services.inference.engine import checked
+    from services.inference.checking import checked
 
     try:
         package = open_package(Path(settings.shadow))

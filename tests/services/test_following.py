@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import threading
 import time
 
@@ -121,7 +122,7 @@ def test_the_alias_changes_under_load_and_no_request_fails(registry, followed):
     # each version is one package with one answer about the one image: none mixed two
     assert {version: len(kinds) for version, kinds in told.items()} == {"1": 1, "2": 1}
     assert {next(iter(told[one]))[0] for one in "12"} == {"network-1", "network-2"}
-    print(f"{SWAPS} swaps, {len(clients.answers)} answers, all 200")
+    sys.stdout.write(f"{SWAPS} swaps, {len(clients.answers)} answers, all 200" + "\n")
 
 
 def test_a_corrupt_package_is_refused_and_the_old_one_goes_on(registry, followed, tmp_path):
