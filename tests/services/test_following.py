@@ -12,6 +12,7 @@ from data_schemas.files import sha256
 from pipeline.model.export import export_package
 from pipeline.model.package import open_package
 from pipeline.tracking.registry import register
+from pipeline.tracking.store import open_client
 from tests.model import tiny_network as tiny
 from tests.services.conftest import CONTRACT, log_with, serving, wait_until_ready
 from tests.services.test_scores import JPEG, post
@@ -44,8 +45,11 @@ def made(folder, seed):
 
 
 def registered(server, package):
-    client = server.client()
-    run = client.create_run("0")
+    client = open_client(server.uri)
+    found = client.get_experiment_by_name("served")
+    # an experiment of the server's own: its files lie where the server keeps them
+    experiment = client.create_experiment("served") if found is None else found.experiment_id
+    run = client.create_run(experiment)
     return register(server.uri, run.info.run_id, package.folder, NAME, "newest")
 
 
@@ -128,10 +132,13 @@ def test_the_alias_changes_under_load_and_no_request_fails(registry, followed):
 def test_a_corrupt_package_is_refused_and_the_old_one_goes_on(registry, followed, tmp_path):
     before = model_of(followed)["version"]
     number = registered(registry, made(tmp_path / "package", 3))
+    altered = 0
     for graph in registry.folder.glob("artifacts/**/model.onnx"):
         data = graph.read_bytes()
         if sha256(data) == sha256((tmp_path / "package" / "model.onnx").read_bytes()):
             graph.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+            altered += 1
+    assert altered == 1
     registry.client().set_registered_model_alias(NAME, "champion", number)
     with Clients(followed) as clients:
         log_with(followed, '"event": "model_refused"', seconds=PATIENCE_S)
@@ -161,5 +168,5 @@ def test_a_registry_that_goes_away_is_told_and_changes_nothing(registry, followe
         time.sleep(0.1)
     with followed.client() as client:
         assert "hilum_registry_up 0.0" in client.get("/metrics").text
-    registry.start()
+    registry.start()  # may take a minute on a busy machine
     log_with(followed, '"event": "registry_back"', seconds=PATIENCE_S)
