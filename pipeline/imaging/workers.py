@@ -223,7 +223,7 @@ class Crew(Generic[In, Out]):
         lost = worker.given.popleft()
         again.extend(worker.given)
         self._workers.remove(worker)
-        yield lost, _why(code, self._limits, late=late)
+        yield lost, why_ended(code, self._limits, late=late)
 
 
 @contextmanager
@@ -237,7 +237,8 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _why(code: int | None, limits: WorkerLimits, *, late: bool) -> End:
+def why_ended(code: int | None, limits: WorkerLimits, *, late: bool) -> End:
+    """Return the refusal of the thing whose worker ended with ``code``, or was ended for being late."""
     if late or code == -signal.SIGXCPU:
         return End("TIMED_OUT", f"decoding took longer than {limits.seconds:g} s and was stopped")
     ended = f"with exit code {code}"
@@ -254,7 +255,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears it and ends us
     # decoders write to the terminal, sometimes pieces of what they read
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    _limit_memory(limits.memory_bytes)
+    limit_memory(limits.memory_bytes)
     things: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, things), daemon=True).start()
     connection.send((_READY, None))
@@ -262,14 +263,14 @@ def _serve(
         thing = things.get()
         last: tuple[int, Any] = (_END, None)
         try:
-            _limit_cpu(limits.seconds)
+            limit_cpu(limits.seconds)
             answers = task(thing)
             if isinstance(answers, tuple):
                 last = (_ALL, answers)
             else:
                 for answer in answers:
                     connection.send((_OUT, answer))
-                    _limit_cpu(limits.seconds)
+                    limit_cpu(limits.seconds)
         except Exception as error:  # noqa: BLE001 - the caller's batch goes on
             last = (_FAULT, type(error).__name__)
         connection.send(last)
@@ -285,7 +286,8 @@ def _listen(connection: Connection, things: "queue.SimpleQueue[Any]") -> None:
             os._exit(0)
 
 
-def _limit_memory(extra: int) -> None:
+def limit_memory(extra: int) -> None:
+    """Let this process take ``extra`` bytes of address space more than it holds; 0: no limit."""
     statm = Path("/proc/self/statm")
     if extra and statm.exists():
         held = int(statm.read_text().split()[0]) * resource.getpagesize()
@@ -294,7 +296,8 @@ def _limit_memory(extra: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def _limit_cpu(seconds: float) -> None:
+def limit_cpu(seconds: float) -> None:
+    """Let this process use ``seconds`` of CPU time from now on."""
     # the kernel ends a decoder that runs in circles, even if the caller has died
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = int(time.process_time() + seconds) + 2

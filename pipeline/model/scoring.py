@@ -1,6 +1,7 @@
 """From a file's bytes to a Score: read, prepare, run, decide. The one way for batch and service."""
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,29 @@ def score_instance(
 ) -> Score:
     """Score one decoded instance; see :func:`score_bytes`."""
     prepared = prepare(instance, package.contract)
+    seen = (lambda: picture(instance)) if evidence else None
+    return score_prepared(package, runtime, instance, prepared, seen=seen, version=version)
+
+
+def score_prepared(
+    package: Package,
+    runtime: Runtime,
+    instance: Instance,
+    prepared: Prepared,
+    *,
+    seen: Callable[[], NDArray[np.uint8]] | None = None,
+    version: str = "",
+) -> Score:
+    """Score one prepared image; of ``instance`` only its facts are read, not its pixels.
+
+    ``seen`` gives the picture, uint8 [H, W, 3], that evidence maps are drawn over; ``None``: no maps.
+    """
     if not prepared.quality.sufficient:
         return _score(package, runtime, instance, prepared, not_assessed(package.card), version)
     outputs = runtime.run(prepared.pixels[None])
     decision = decide(package.card, outputs.logits[0])
     score = _score(package, runtime, instance, prepared, decision, version)
-    maps = _evidence_maps(package.card, runtime, outputs, instance, prepared) if evidence else ()
+    maps = _evidence_maps(package.card, runtime, outputs, seen(), prepared) if seen else ()
     logits = tuple(float(value) for value in outputs.logits[0])
     return score.model_copy(update={"logits": logits, "evidence": maps})
 
@@ -136,10 +154,9 @@ def _score(
 
 
 def _evidence_maps(
-    card: Card, runtime: Runtime, outputs: Outputs, instance: Instance, prepared: Prepared
+    card: Card, runtime: Runtime, outputs: Outputs, seen: NDArray[np.uint8], prepared: Prepared
 ) -> tuple[EvidenceMap, ...]:
     logits, grids = outputs.logits[0], outputs.evidence[0]
-    seen = picture(instance)
     maps = []
     for output in card.outputs:
         index, column = explained_class(output, logits)

@@ -144,6 +144,24 @@ def fetch_package(model_uri: str, tracking_uri: str, folder: Path) -> FetchedPac
     return FetchedPackage(Path(answer["folder"]), answer["name"], answer["version"])
 
 
+def version_behind(model_uri: str, tracking_uri: str) -> tuple[str, str]:
+    """Return the version that ``model_uri`` names now and its package's digest; one small request.
+
+    Raises
+    ------
+    TrackingError
+        If the address is no MLflow server's, it doesn't answer, or it has no such model.
+    """
+    wanted = parse_model_uri(model_uri)
+    if urlsplit(tracking_uri).scheme not in SERVER_SCHEMES:
+        raise TrackingError("an alias can be followed on an MLflow server only")
+    mlflow = rest.Server(tracking_uri)
+    found = mlflow.version_of_alias(wanted.name, wanted.alias)
+    if found is None:
+        raise _no_such_model(model_uri, tracking_uri)
+    return found.version, found.tags.get(PACKAGE_TAG, "")
+
+
 def fetch_with_client(model_uri: str, tracking_uri: str, folder: Path) -> FetchedPackage:
     """Fetch through MLflow's own client; what the child process runs. Raises as fetch_package."""
     wanted = parse_model_uri(model_uri)

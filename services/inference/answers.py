@@ -10,6 +10,15 @@ from data_schemas.document import Part
 from services.inference.engine import Engine
 
 
+class Following(Part):
+    """How following the alias goes; the old model serves on whatever it says."""
+
+    registry_up: bool = Field(description="whether the registry answered the last look")
+    looked_at: float = Field(description="when it last answered, seconds since 1970; 0: not yet")
+    refused_version: str = Field(description="version that the alias names and that was refused")
+    refused_reason: str = ""
+
+
 class ModelSummary(Part):
     """The model behind this service: what it is for, what it takes, how it decides, how it did."""
 
@@ -30,6 +39,9 @@ class ModelSummary(Part):
     evaluation: Evaluation | None = None
     notes: tuple[str, ...] = ()
     max_body_bytes: int
+    following: Following | None = Field(
+        default=None, description="what is known of the alias; null where none is followed"
+    )
 
 
 class Health(Part):
@@ -40,7 +52,7 @@ class Health(Part):
 
 def summary_of(engine: Engine, max_body_bytes: int) -> ModelSummary:
     """Return the summary of the engine's package."""
-    card = engine.package.card
+    card, news, told = engine.package.card, engine.news, tuple(Following.model_fields)
     return ModelSummary(
         name=card.name,
         version=engine.version,
@@ -59,4 +71,5 @@ def summary_of(engine: Engine, max_body_bytes: int) -> ModelSummary:
         evaluation=card.evaluation,
         notes=card.notes,
         max_body_bytes=max_body_bytes,
+        following=None if news is None else Following(**{k: getattr(news, k) for k in told}),
     )

@@ -17,11 +17,12 @@ from services.inference.access import Gate
 from services.inference.answers import Health, ModelSummary, summary_of
 from services.inference.body import Bodies
 from services.inference.door import Door
-from services.inference.engine import Engine
+from services.inference.engine import Around, Engine
 from services.inference.figures import Figures
 from services.inference.journal import Journal
 from services.inference.openapi import DESCRIPTION, SCORE_BODY, describe, problems, score_example
 from services.inference.pages import asset, reference
+from services.inference.patience import attended, deadline_of
 from services.inference.problems import Refusal, answer, refusal_of
 from services.inference.settings import ServiceSettings
 
@@ -32,6 +33,7 @@ def create_app(
     *,
     version: str = "",
     journal: Journal | None = None,
+    around: Around | None = None,
 ) -> FastAPI:
     """Return the service of one model package.
 
@@ -45,10 +47,12 @@ def create_app(
         The package's version in the registry, for scores and figures.
     journal
         Where the log goes; ``None``: stderr.
+    around
+        What a worker of several processes has around its engine.
     """
-    figures = Figures()
+    figures = Figures(settings.figures_folder)
     journal = journal or Journal()
-    engine = Engine(package, settings, version, figures, journal)
+    engine = Engine(package, settings, version, figures, journal, around or Around())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -72,14 +76,14 @@ def create_app(
     app.add_middleware(Gate, settings=settings, journal=journal)
     app.add_middleware(Door, figures=figures, journal=journal)
     _refuse_in_problem_bodies(app, journal)
-    _add_scores(app, engine, Bodies(settings, figures))
+    _add_scores(app, engine, settings, Bodies(settings, figures))
     _add_model(app, engine, settings, figures)
     _add_pages(app)
     describe(app)
     return app
 
 
-def _add_scores(app: FastAPI, engine: Engine, bodies: Bodies) -> None:
+def _add_scores(app: FastAPI, engine: Engine, settings: ServiceSettings, bodies: Bodies) -> None:
     @app.post(
         "/v1/scores",
         tags=["scores"],
@@ -111,12 +115,18 @@ def _add_scores(app: FastAPI, engine: Engine, bodies: Bodies) -> None:
         The file is decoded, prepared and scored exactly as the model's training images were; it
         is neither stored nor logged.
         """
-        async with bodies.image(request) as data:
-            request.state.facts["bytes"] = len(data)
-            result = await engine.score(data, evidence=evidence)
-        request.state.facts["verdict"] = result.verdict
+        deadline = deadline_of(request, settings.answer_seconds)
+        with engine.figures.stage("receive") as received:
+            async with bodies.image(request) as data:
+                received()
+                request.state.facts["bytes"] = len(data)
+                work = engine.score(data, evidence=evidence, deadline=deadline)
+                result = await attended(request, work, deadline)
+        request.state.facts.update(verdict=result.verdict, version=result.model.version)
+        with engine.figures.stage("answer"):
+            text = result.model_dump_json()
         return Response(
-            result.model_dump_json(),
+            text,
             media_type="application/json",
             headers={"Cache-Control": "no-store"},
         )

@@ -86,7 +86,7 @@ class Door:
         if "code" in facts:
             self._figures.refusals.labels(facts["code"]).inc()
         if "verdict" in facts:
-            self._figures.scores.labels(facts["verdict"]).inc()
+            self._figures.scores.labels(facts["verdict"], facts.get("version", "")).inc()
         self._journal.write(
             "request",
             request_id=scope["state"]["request_id"],

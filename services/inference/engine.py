@@ -1,15 +1,19 @@
-"""The model behind the service: loaded and checked in a thread while the port is already open."""
+"""The model behind the service: loaded and checked in a thread while the port is open, and swapped in place."""
 
 import asyncio
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_schemas.score import Score
-from pipeline.model.package import Package
+from pipeline.model.package import Package, open_package
+from services.inference.checking import CheckError, checked, decode_limits, worker_count
 from services.inference.figures import Figures
+from services.inference.following import News, read_news
 from services.inference.journal import Journal
+from services.inference.patience import too_late
 from services.inference.pool import Pool
 from services.inference.problems import Refusal
 from services.inference.receipts import open_receipts, with_receipt
@@ -17,23 +21,35 @@ from services.inference.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from pipeline.model.runtime import Runtime
+    from services.inference.decoders import Breeding, Decoded, Decoding
+    from services.inference.shadow import Shadow
 
 State = Literal["starting", "ready", "failed", "stopping"]
 
-TOLERANCE = 1e-4
-"""Largest allowed |logit here - logit at export| over the package's verification images."""
+NEWS_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What scoring needs: a session that several threads may call, and the threads."""
+    """One version of the model, whole: an answer takes everything from one of these."""
 
+    package: Package
+    version: str
     runtime: "Runtime"
-    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a worker has around its engine; nothing of it in an application of one process."""
+
+    news: Path | None = None
+    """Folder of the follower's news."""
+    breeding: "Breeding | None" = None
+    """Where decoder processes come from; ``None``: files are decoded in the scoring threads."""
 
 
 class Engine:
-    """One package, one runtime session, one pool of threads that call it.
+    """One model at a time, one runtime session, one pool of threads that call it.
 
     The session uses one thread per call: several single-image streams beat one call on several
     threads, whose waiting also starves the neighbours on a shared machine.
@@ -46,16 +62,33 @@ class Engine:
         version: str,
         figures: Figures,
         journal: Journal,
+        around: Around = Around(),
     ) -> None:
-        self.package = package
-        self.version = version
         self.state: State = "starting"
         self.reason = "the model is being loaded and checked"
         self.loaded: Loaded | None = None
+        self.pool: Pool | None = None
+        self.news: News | None = None
+        self.figures = figures
+        self._first = (package, version)
         self._settings = settings
-        self._figures = figures
         self._journal = journal
         self.receipts = open_receipts(settings, journal)
+        self._trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
+        self._around = around
+        self._decoding: Decoding | None = None
+        self._shadow: Shadow | None = None
+        self._ending = threading.Event()
+
+    @property
+    def package(self) -> Package:
+        """The package that answers now."""
+        return self._first[0] if self.loaded is None else self.loaded.package
+
+    @property
+    def version(self) -> str:
+        """Its version in the registry; empty for a package folder."""
+        return self._first[1] if self.loaded is None else self.loaded.version
 
     def start(self) -> None:
         """Load and check the model in a thread; the state says when and how it ended."""
@@ -64,14 +97,22 @@ class Engine:
     async def stop(self) -> None:
         """Turn unready and wait for the images under way."""
         self.state, self.reason = "stopping", "the service is shutting down"
-        self._figures.ready.set(0)
-        if self.loaded is not None:
-            await asyncio.to_thread(self.loaded.pool.close)
+        self.figures.ready.set(0)
+        self._ending.set()
+        if self.pool is not None:
+            await asyncio.to_thread(self.pool.close)
+        if self._shadow is not None:
+            await asyncio.to_thread(self._shadow.close)
+        if self._decoding is not None:
+            await asyncio.to_thread(self._decoding.close)
         if self.receipts is not None:
             self.receipts.close()
 
-    async def score(self, data: bytes, *, evidence: bool) -> Score:
+    async def score(self, data: bytes, *, evidence: bool, deadline: float = float("inf")) -> Score:
         """Score one file's bytes in the pool.
+
+        ``deadline`` is on the clock of ``time.monotonic``. If the caller is cancelled, an image that
+        waits is dropped, and one that was only decoded isn't run.
 
         Raises
         ------
@@ -80,24 +121,65 @@ class Engine:
         BusyError
             If the queue is full.
         Refusal
-            ``NOT_READY`` before the model is loaded and checked, or if its check failed.
+            ``NOT_READY`` before the model is loaded and checked, or if its check failed;
+            ``TOO_LATE``.
         """
-        loaded = self.loaded
-        if loaded is None:
+        pool = self.pool
+        if self.loaded is None or pool is None or self._decoding is None:
             raise self.not_ready()
-        from pipeline.model.scoring import score_bytes
-
         if self.receipts is not None and self.receipts.failing:
             await asyncio.to_thread(self.receipts.check)
-        score = await loaded.pool.run(
-            lambda: score_bytes(
-                self.package, loaded.runtime, data, evidence=evidence, version=self.version
+        left = threading.Event()
+        try:
+            score = await pool.run(
+                lambda: self._score(data, evidence=evidence, deadline=deadline, left=left), deadline
             )
-        )
+        except asyncio.CancelledError:
+            left.set()
+            raise
         if self.receipts is None:
             return score
         # in a thread of its own: while the disk flushes, the scoring thread has the next image
         return await asyncio.to_thread(with_receipt, self.receipts, score)
+
+    def _score(
+        self, data: bytes, *, evidence: bool, deadline: float, left: threading.Event
+    ) -> Score:
+        from pipeline.model.scoring import score_prepared
+
+        # taken once: from here to the answer everything is of this version
+        loaded, decoding = self.loaded, self._decoding
+        assert loaded is not None  # noqa: S101 - for the type checker
+        assert decoding is not None  # noqa: S101
+        found = decoding.decode(data, loaded.package.contract, seen=evidence)
+        if left.is_set() or time.monotonic() > deadline:
+            raise too_late()
+        shown = found.picture
+        began = time.perf_counter()
+        score = score_prepared(
+            loaded.package,
+            loaded.runtime,
+            found.instance,
+            found.prepared,
+            seen=None if shown is None else lambda: shown,
+            version=loaded.version,
+        )
+        self._note(score, found, time.perf_counter() - began)
+        if self._shadow is not None:
+            self._shadow.offer(loaded.package, found, score)
+        return score
+
+    def _note(self, score: Score, found: "Decoded", run_seconds: float) -> None:
+        stages = self.figures.stage_seconds
+        stages.labels("decode").observe(found.decode_seconds)
+        stages.labels("prepare").observe(found.prepare_seconds)
+        stages.labels("run").observe(run_seconds)
+        for reason in () if score.quality.sufficient else score.quality.reasons:
+            self.figures.quality.labels(score.model.version, reason).inc()
+        for finding in score.findings:
+            if finding.probability is not None:
+                labels = self.figures.probability.labels(score.model.version, finding.name)
+                labels.observe(finding.probability)
 
     def not_ready(self) -> Refusal:
         """Return the refusal that says why there are no scores now."""
@@ -107,24 +189,52 @@ class Engine:
         began = time.perf_counter()
         try:
             from pipeline.model.cores import available_cores
-            from pipeline.model.runtime import Runtime, largest_difference
+            from pipeline.model.runtime import Runtime
 
             self._warm_decoders()
-            runtime = Runtime(self.package, threads=1)
-            difference = largest_difference(self.package, runtime)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the service must say "failed"
-            self._fail("the model could not be loaded", error)
-            return
-        if not difference <= TOLERANCE:
-            self._fail(
-                f"the verification images give logits {difference:.2g} away from the stored ones,"
-                f" {TOLERANCE:.0e} is allowed"
+            package, version = self._latest()
+            threads = self._settings.threads or max(
+                1, available_cores() // worker_count(self._settings)
             )
+            self._decoding = self._open_decoding(threads)
+            runtime = Runtime(package, threads=1)
+            difference = checked(package, runtime)
+            self._shadow = self._open_shadow()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the service must say "failed"
+            self._fail(error)
             return
-        threads = self._settings.threads or available_cores()
-        self.loaded = Loaded(runtime, Pool(threads, self._settings.queue, self._figures))
+        self.pool = Pool(threads, self._settings.queue, self.figures)
+        self._take(Loaded(package, version, runtime))
         self.state, self.reason = "ready", ""
-        self._tell_ready(runtime, threads, difference, time.perf_counter() - began)
+        self.figures.ready.set(1)
+        self._tell_ready(threads, difference, time.perf_counter() - began)
+        self._follow()
+
+    def _latest(self) -> tuple[Package, str]:
+        """Return the package to start with: a worker that replaces another takes the latest champion."""
+        self._hear()
+        if self.news is None or self.news.version == self._first[1]:
+            return self._first
+        return open_package(Path(self.news.folder), trusted_keys=self._trusted), self.news.version
+
+    def _open_decoding(self, threads: int) -> "Decoding":
+        from services.inference.decoders import Apart, Here
+
+        if self._around.breeding is None:
+            return Here()
+
+        def lost(code: str) -> None:
+            self.figures.decoders_lost.labels(code).inc()
+            self._journal.write("decoder_lost", level="warning", code=code)
+
+        return Apart(self._around.breeding, threads, decode_limits(self._settings), lost)
+
+    def _open_shadow(self) -> "Shadow | None":
+        if not self._settings.shadow:
+            return None
+        from services.inference.shadow import open_shadow
+
+        return open_shadow(self._settings, self.figures, self._journal)
 
     @staticmethod
     def _warm_decoders() -> None:
@@ -134,33 +244,85 @@ class Engine:
         import pipeline.imaging.read
         import pipeline.model.scoring  # noqa: F401
 
-    def _fail(self, reason: str, error: Exception | None = None) -> None:
-        self.state, self.reason = "failed", reason
-        if error is None:
-            self._journal.write("failed", level="error", reason=reason)
-        else:
-            # no image is involved yet: here, unlike later, the message may be told
-            self._journal.fault(error, reason=reason, message=str(error))
+    def _hear(self) -> bool:
+        """Read the follower's news; tell whether they are new."""
+        if self._around.news is None:
+            return False
+        news = read_news(self._around.news)
+        if news is None or news == self.news:
+            return False
+        self.news = news
+        self.figures.registry_up.set(int(news.registry_up))
+        self.figures.refused_model.set(int(bool(news.refused_version)))
+        return True
 
-    def _tell_ready(
-        self, runtime: "Runtime", threads: int, difference: float, seconds: float
-    ) -> None:
-        card = self.package.card
-        labels = (
-            card.name,
-            self.version,
-            self.package.sha256,
-            card.contract_sha256,
-            runtime.identity,
+    def _follow(self) -> None:
+        """Take over each new champion, in the thread that loaded the first."""
+        if self._around.news is None:
+            return
+        refused = ""
+        while not self._ending.wait(NEWS_EVERY_S):
+            self._hear()
+            news = self.news
+            if news is None or news.version in (self.version, refused):
+                continue
+            refused = "" if self._swap(news) else news.version
+
+    def _swap(self, news: News) -> bool:
+        from pipeline.model.runtime import Runtime
+
+        began = time.perf_counter()
+        try:
+            package = open_package(Path(news.folder), trusted_keys=self._trusted)
+            runtime = Runtime(package, threads=1)
+            # the verification set is also the warming: the first patient's image isn't the first run
+            difference = checked(package, runtime)
+        except Exception as error:  # noqa: BLE001 - the old model goes on, whatever it is
+            self.figures.swaps.labels("refused").inc()
+            self._journal.fault(error, reason="a new champion was refused", version=news.version)
+            return False
+        old = self.loaded
+        self._take(Loaded(package, news.version, runtime))
+        self.figures.swaps.labels("taken").inc()
+        self._journal.write(
+            "swapped",
+            version=news.version,
+            instead_of="" if old is None else old.version,
+            package=package.sha256,
+            largest_difference=difference,
+            seconds=round(time.perf_counter() - began, 3),
         )
-        self._figures.model_info.labels(*labels).set(1)
-        self._figures.ready.set(1)
+        return True
+
+    def _take(self, loaded: Loaded) -> None:
+        old, self.loaded = self.loaded, loaded
+        if old is not None:
+            self.figures.model_info.labels(*_labels(old)).set(0)
+        self.figures.model_info.labels(*_labels(loaded)).set(1)
+
+    def _fail(self, error: Exception) -> None:
+        self.state = "failed"
+        if isinstance(error, CheckError):
+            self.reason = error.what
+            self._journal.write("failed", level="error", reason=self.reason)
+        else:
+            self.reason = "the model could not be loaded"
+            # no image is involved yet: here, unlike later, the message may be told
+            self._journal.fault(error, reason=self.reason, message=str(error))
+
+    def _tell_ready(self, threads: int, difference: float, seconds: float) -> None:
         self._journal.write(
             "ready",
-            model=card.name,
+            model=self.package.card.name,
             package=self.package.sha256,
-            runtime=runtime.identity,
+            runtime=self.loaded.runtime.identity if self.loaded else "",
             threads=threads,
             largest_difference=difference,
             seconds=round(seconds, 3),
         )
+
+
+def _labels(loaded: Loaded) -> tuple[str, ...]:
+    card = loaded.package.card
+    identity = loaded.runtime.identity
+    return (card.name, loaded.version, loaded.package.sha256, card.contract_sha256, identity)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from data_schemas.errors import BusyError
 from services.inference.figures import Figures
+from services.inference.patience import too_late
 
 Answer = TypeVar("Answer")
 
@@ -28,14 +29,22 @@ class Pool:
         self._mean_seconds = 0.1
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="score")
 
-    async def run(self, work: Callable[[], Answer]) -> Answer:
+    async def run(self, work: Callable[[], Answer], deadline: float = math.inf) -> Answer:
         """Run ``work`` in a thread and return its answer.
+
+        Work that waits is dropped when its caller is cancelled, or when its turn comes after
+        ``deadline`` (on the clock of ``time.monotonic``); what can't be done in time isn't begun.
 
         Raises
         ------
         BusyError
             If the threads are taken and the queue is full; with the expected time to wait.
+        Refusal
+            ``TOO_LATE``.
         """
+        expected = max(0, self._under_way - self.threads) / self.threads * self._mean_seconds
+        if time.monotonic() + expected > deadline:
+            raise too_late(max(1, math.ceil(expected)))
         if self._under_way >= self.threads + self.queue:
             wait = math.ceil(self._under_way / self.threads * self._mean_seconds)
             raise BusyError(
@@ -49,6 +58,8 @@ class Pool:
         def timed() -> tuple[Answer, float]:
             began = time.perf_counter()
             self._figures.queue_seconds.observe(began - asked)
+            if time.monotonic() > deadline:
+                raise too_late()
             return work(), time.perf_counter() - began
 
         try:

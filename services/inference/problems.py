@@ -31,6 +31,8 @@ SERVICE_CODES: dict[str, tuple[int, str]] = {
     "FORBIDDEN": (403, "this key or token isn't meant for this address"),
     "RATE_LIMITED": (429, "this key asks more often than it may"),
     "ISSUER_AWAY": (503, "the issuer of tokens can't be reached, so this token can't be checked"),
+    "TOO_LATE": (503, "the answer would come after the request's own time was over"),
+    "CLIENT_LEFT": (499, "the client went away before the answer; nobody reads this"),
     "FAULT": (500, "the service failed; the fault is in its log under this request id"),
 }
 """Codes of the service itself -> HTTP status and meaning."""

@@ -1,7 +1,9 @@
 """Opens the port, says where, serves until told to stop, and lets requests under way end."""
 
+import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +12,7 @@ from fastapi import FastAPI
 
 from data_schemas.errors import UsageError
 from services.inference.journal import Journal, adopt_logs
+from services.inference.protocol import patient
 from services.inference.settings import ServiceSettings
 from services.inference.tls import server_options
 
@@ -56,8 +59,12 @@ def is_open_to_others(listening: socket.socket) -> bool:
     return not (host.startswith("127.") or host == "::1")
 
 
-def serve(app: FastAPI, listening: socket.socket, settings: ServiceSettings) -> None:
+def serve(
+    app: FastAPI, listening: socket.socket, settings: ServiceSettings, lifeline: int | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; then close the port and let requests under way end.
+
+    ``lifeline`` is a file descriptor that ends when this process's parent does: then it ends, too.
 
     No request is logged by the HTTP server itself: its lines would carry addresses of clients.
     """
@@ -72,10 +79,18 @@ def serve(app: FastAPI, listening: socket.socket, settings: ServiceSettings) -> 
             lifespan="on",
             timeout_graceful_shutdown=settings.drain_seconds,
             **server_options(settings),
+            http=patient(settings.header_seconds),
         )
     )
     with _surviving(signal.SIGTERM):
+        if lifeline is not None:
+            threading.Thread(target=_end_with, args=(lifeline, server), daemon=True).start()
         server.run(sockets=[listening])
+
+
+def _end_with(lifeline: int, server: uvicorn.Server) -> None:
+    os.read(lifeline, 1)
+    server.should_exit = True
 
 
 @contextmanager

@@ -69,6 +69,36 @@ class ServiceSettings(Part):
     trusted_keys: str = Field(
         default="", description="public keys; if named, only packages signed by one are served"
     )
+    workers: int = Field(
+        default=0, ge=0, le=64, description="serving processes; 0: one for each 8 cores"
+    )
+    header_seconds: float = Field(
+        default=10.0, gt=0, description="time for a request's headers; slower clients are cut off"
+    )
+    answer_seconds: float = Field(
+        default=60.0, gt=0, description="time for an answer, body included; later ones are 503"
+    )
+    decode_seconds: float = Field(
+        default=30.0, gt=0, description="time for decoding one image; slower ones are refused"
+    )
+    decode_memory_mb: int = Field(
+        default=2048, ge=0, description="address space that decoding may add, MiB; 0: no limit"
+    )
+    isolate: bool = Field(default=True, description="decode in processes apart from the worker's")
+    follow_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="how often models:/NAME@ALIAS is looked up; 0: only at start",
+    )
+    shadow: str = Field(
+        default="", description="package folder of a challenger that scores the same images unseen"
+    )
+    shadow_report: str = Field(
+        default="", description="folder for the pairs of champion's and challenger's answers"
+    )
+    figures_folder: str = Field(
+        default="", description="where workers keep their figures; set by the command"
+    )
 
     @property
     def max_body_bytes(self) -> int:

@@ -108,13 +108,13 @@ def test_figures_count_requests_refusals_and_verdicts(client, package):
     ]
     before = [figure(client, name) for name in names]
     verdict = post(client, JPEG).json()["verdict"]
-    scored = figure(client, f'hilum_scores_total{{verdict="{verdict}"}}')
+    scored = figure(client, f'hilum_scores_total{{verdict="{verdict}",version=""}}')
     post(client, JPEG)
     post(client, b"a letter")
     client.get("/some/patient/12345")
     after = [figure(client, name) for name in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 1, 1, 3]
-    assert figure(client, f'hilum_scores_total{{verdict="{verdict}"}}') == scored + 1
+    assert figure(client, f'hilum_scores_total{{verdict="{verdict}",version=""}}') == scored + 1
     text = client.get("/metrics").text
     assert package.sha256 in text
     assert "12345" not in text

@@ -15,15 +15,18 @@ docs/security.md); a flag wins. On an address that other machines can reach it a
 """
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import PackageError, UsageError
 from services.cli.console import Console
+from services.cli.settings import tracking_uri
 
 if TYPE_CHECKING:
     from pipeline.model.package import Package
+    from services.inference.settings import ServiceSettings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="let other machines in without asking who they are: a proxy does",
     )
+    parser.add_argument("--workers", help="serving processes (default: one for each 8 cores)")
+    parser.add_argument(
+        "--follow-seconds", help="how often the alias is looked up; 0: only at start (default 30)"
+    )
+    parser.add_argument("--shadow", metavar="FOLDER", help="package of a challenger, unseen")
+    parser.add_argument("--shadow-report", metavar="FOLDER", help="where its answers are kept")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -57,6 +66,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         for name in (
             *("model", "host", "port", "threads", "queue", "max_body_mb"),
             *("receipts", "keys_file", "tls_cert", "tls_key", "insecure_open"),
+            *("workers", "follow_seconds", "shadow", "shadow_report"),
         )
     }
     settings = from_door(flags)
@@ -71,18 +81,28 @@ def run(options: argparse.Namespace, console: Console) -> int:
         package, version = _package(settings.model, Path(scratch), trusted)
 
         from services.inference.access import check_open
-        from services.inference.app import create_app
         from services.inference.journal import Journal
-        from services.inference.server import address_of, is_open_to_others, listen, serve
+        from services.inference.server import address_of, is_open_to_others, listen
         from services.inference.tls import scheme
 
-        app = create_app(package, settings, version=version)
         listening = listen(settings.host, settings.port)
         name, url = package.card.name, scheme(address_of(listening), settings)
         check_open(settings, open_to_others=is_open_to_others(listening), journal=Journal())
         console.result(f"serving {name} on {url}", {"name": name, "version": version, "url": url})
-        serve(app, listening, settings)
-    return 0
+        settings = _with_figures(settings, Path(scratch))
+
+        from services.inference.processes import Serving, run_processes
+
+        follow = tracking_uri() if settings.model.startswith("models:/") else ""
+        return run_processes(Serving(package, version, settings, listening, Path(scratch), follow))
+
+
+def _with_figures(settings: "ServiceSettings", scratch: Path) -> "ServiceSettings":
+    # the library of the figures looks here when it is imported, and nowhere else
+    folder = scratch / "figures"
+    folder.mkdir()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    return settings.model_copy(update={"figures_folder": str(folder)})
 
 
 def _package(model: str, scratch: Path, trusted: Path | None) -> "tuple[Package, str]":
@@ -90,9 +110,8 @@ def _package(model: str, scratch: Path, trusted: Path | None) -> "tuple[Package,
 
     if model.startswith("models:/"):
         from pipeline.tracking.registry import fetch_package
-        from services.cli.settings import tracking_uri
 
-        fetched = fetch_package(model, tracking_uri(), scratch / "package")
+        fetched = fetch_package(model, tracking_uri(), scratch / "packages")
         return open_package(fetched.folder, trusted_keys=trusted), fetched.version
     folder = Path(model)
     if not folder.is_dir():

@@ -1,0 +1,91 @@
+"""The processes of one service: workers that share the port, and the one that follows an alias."""
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline.model.package import Package
+from services.inference.checking import decode_limits, worker_count
+from services.inference.engine import Around
+from services.inference.figures import forget_process
+from services.inference.following import Follower, News, write_news
+from services.inference.journal import Journal
+from services.inference.settings import ServiceSettings
+from services.inference.supervisor import Life, Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is served, where, and from which folder.
+
+    ``scratch`` is the service's own folder for fetched packages, news and figures; ``registry`` the
+    address of the registry that the model came from, empty for a package folder.
+    """
+
+    package: Package
+    version: str
+    settings: ServiceSettings
+    listening: socket.socket
+    scratch: Path
+    registry: str = ""
+
+
+def run_processes(serving: Serving) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code."""
+    settings, journal = serving.settings, Journal()
+    os.set_blocking(serving.listening.fileno(), False)
+    follower = _follower(serving, journal)
+    count = worker_count(settings)
+    work = partial(_work, serving, following=follower is not None)
+    lives: dict[str, Life] = {f"worker {place}": work for place in range(count)}
+    if follower is not None:
+        lives["follower"] = follower.live
+    _import_once()
+    return Supervisor(
+        lives,
+        settings.drain_seconds,
+        journal,
+        lambda pid: forget_process(pid, settings.figures_folder),
+    ).run()
+
+
+def _work(serving: Serving, lifeline: int, *, following: bool) -> None:
+    """Serve. The whole life of a worker."""
+    from services.inference.app import create_app
+    from services.inference.nursery import Nursery
+    from services.inference.server import serve
+
+    settings = serving.settings
+    # first of all: as long as there is one thread, forking is safe
+    breeding = Nursery(decode_limits(settings)) if settings.isolate else None
+    around = Around(serving.scratch if following else None, breeding)
+    app = create_app(serving.package, settings, version=serving.version, around=around)
+    serve(app, serving.listening, settings, lifeline)
+
+
+def _follower(serving: Serving, journal: Journal) -> Follower | None:
+    settings = serving.settings
+    if "@" not in settings.model or not serving.registry or not settings.follow_seconds:
+        return None
+    if not serving.registry.startswith(("http://", "https://")):
+        journal.write("not_followed", level="warning", reason="the registry is no MLflow server")
+        return None
+    package = serving.package
+    write_news(serving.scratch, News(str(package.folder), serving.version, package.sha256))
+    trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
+    return Follower(
+        settings.model, serving.registry, serving.scratch, settings.follow_seconds, journal, trusted
+    )
+
+
+def _import_once() -> None:
+    """Import what workers need, so that they share it. Nothing here starts a thread (a test counts)."""
+    import pydicom  # noqa: F401
+    import uvicorn.protocols.http.httptools_impl  # noqa: F401
+
+    import services.inference.app
+    import services.inference.decoders
+    import services.inference.nursery
+    import services.inference.server  # noqa: F401
