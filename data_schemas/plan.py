@@ -72,7 +72,14 @@ class Learning(Part):
         default="none", description="counter class imbalance by loss weights or by sampling"
     )
     precision: Literal["fp32", "bf16"] = "fp32"
-    patience: int = Field(default=10, ge=1, description="epochs without a better tune AUC")
+    keep: Literal["best", "last"] = Field(
+        default="best", description="weights of which epoch: of the best tune AUC, or of the last"
+    )
+    patience: int = Field(
+        default=10,
+        ge=1,
+        description="epochs without a better tune AUC; `keep: last` never stops early",
+    )
     checkpoint_minutes: float = Field(
         default=5.0, gt=0, description="write a checkpoint this often, and at every epoch's end"
     )

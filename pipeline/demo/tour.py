@@ -34,7 +34,7 @@ MARKER = ".hilum-demo"
 MODEL = "fundus-demo"
 SIZE = 224
 STEPS = 8
-LEARNING = {"train": 66, "tune": 12}
+LEARNING = {"train": 96, "tune": 12}
 """Patients that a cohort larger than twice as many learns from: more would take longer than a minute."""
 
 Tell = Callable[[dict[str, Any]], None]

@@ -48,7 +48,7 @@ class Epochs(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a fit went. The network itself holds the weights of ``best_epoch``."""
+    """How a fit went. The network itself holds the weights of ``best_epoch``, the one that was kept."""
 
     best_epoch: int
     best: Metrics
@@ -101,9 +101,10 @@ class Training:
         self.losses, self.norms = self.losses + loss, self.norms + norm
 
     def end_epoch(self, judged: nn.Module, metrics: Metrics) -> None:
-        """Keep the weights of ``judged`` if they are the best so far, and begin the next epoch."""
+        """Keep the weights of ``judged`` if the plan says so of this epoch, and begin the next one."""
         self.history.append(metrics)
-        if not self.best or _rank(metrics) > _rank(self.history[self.best_epoch - 1]):
+        wanted = self.learning.keep == "last" or not self.best
+        if wanted or _rank(metrics) > _rank(self.history[self.best_epoch - 1]):
             self.best_epoch = self.epoch
             weights = judged.state_dict()
             if not self.best:
@@ -125,7 +126,7 @@ def fit(
     world: World,
     keep: Callable[[Training], None] = lambda _training: None,
 ) -> Fitted:
-    """Carry ``training`` on to its end and leave its network with the weights of the best epoch.
+    """Carry ``training`` on to its end and leave its network with the weights of the kept epoch.
 
     ``validate(network)`` returns tune metrics; ``track(epoch, step, metrics)`` hears of every step
     (``metrics`` None) and of every finished epoch (with all of them). ``keep(training)`` is called

@@ -30,7 +30,7 @@ VIEW_METRICS = (
 EXPERIMENT_NOTE = """**How to read this list.** One line is one training. Open **Views, Review** above the list: \
 it shows AUC on the sealed test split with its 95 % limits, sensitivity and specificity at the stored threshold, \
 calibration error and patients. An empty `test/auc` means: not judged yet (`hilum evaluate RUN`). \
-`best/auc` is of the tune split, which chose the epoch: it flatters. Compare runs only on the same data set \
+`best/auc` is of the tune split, which may have chosen the epoch: it flatters. Compare runs only on the same data set \
 (column Dataset: same digest). A run's page answers five questions in its first lines.
 """
 
@@ -76,7 +76,7 @@ def log_pages(
 def log_mistakes(
     run: TrackedRun, task: Task, calibrated: Calibrated, tune_logits: Floats, epoch: int
 ) -> None:
-    """Show the best epoch's worst mistakes on the tune split, and what augmentation does.
+    """Show the kept epoch's worst mistakes on the tune split, and what augmentation does.
 
     The pictures are the data set's own prepared arrays, which carry no name and no header.
     """
@@ -118,12 +118,13 @@ def not_judged(
     called = judge.positive(output, tune_logits[known]) >= point.high
     missed, alarms = int((truth & ~called).sum()), int((called & (truth == 0)).sum())
     early = ", stopped early" if fitted.stopped_early else ""
+    chose = "which chose epoch" if task.plan.learning.keep == "best" else "kept at epoch"
     ece = calibrated.metrics.get("calibration/ece")
     error = "" if ece is None else f"; calibration error (ECE) {ece:.3f}"
     remarks = f"{count(len(card.notes), 'remark')}." if card.notes else "no remarks."
     return Review(
         good=f"Not judged on the test split yet. Tune AUC {fitted.best.get('tune/auc', math.nan):.3f}, "
-        f"which chose epoch {fitted.best_epoch} of {fitted.epochs}{early}",
+        f"{chose} {fitted.best_epoch} of {fitted.epochs}{early}",
         sure=f"{calibrated.split} split ({count(point.images, 'image')}, {point.positives} positive): "
         f"sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}{error}",
         whom=f"trained on {count(len(task.rows['train']), 'image')} ({_positives(task, 'train')} positive), "
@@ -152,7 +153,7 @@ def log_review(run: TrackedRun, review: Review, card: Card, drawn: dict[str, Fig
 
 
 def log_model(run: TrackedRun, task: Task, fitted: Fitted, card: Card, package: Path) -> None:
-    """Make the run's model record: the card, and how well the best epoch did on the tune split."""
+    """Make the run's model record: the card, and how well the kept epoch did on the tune split."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("card.json", "contract.json", "SHA256SUMS"):
             shutil.copyfile(package / name, Path(scratch) / name)

@@ -9,6 +9,7 @@ import pytest
 
 from data_schemas.contract import Contract
 from data_schemas.dataset import DatasetInfo, Label
+from services.cli.main import main
 
 SPLIT_SHARES = {"train": 0.5, "tune": 0.2, "calibration": 0.2, "test": 0.1}
 
@@ -83,3 +84,25 @@ def make_set(n=80, size=16, channels=3, kinds=None, seed=0):
 @pytest.fixture
 def memory_set():
     return make_set
+
+
+def ingest_drawn(folder, splits, noise, bright):
+    """Ingest drawn 28-px images, every second one ``bright`` in its upper half; return the data set."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for split, n in zip(("train", "val", "test"), splits, strict=True):
+        truth = (np.arange(n) % 2).astype(np.uint8)
+        images = generator.integers(0, noise, (n, 28, 28, 3)).astype(np.uint8)
+        images[truth == 1, :14] += bright
+        arrays |= {f"{split}_images": images, f"{split}_labels": truth[:, None]}
+    np.savez(folder / "tiny.npz", **arrays)
+    key = folder / "key"
+    key.write_text("not a secret, this is a test")
+    words = ["ingest", str(folder / "tiny.npz"), "--out", str(folder / "set")]
+    assert main([*words, "--key-file", str(key)]) == 0
+    return folder / "set"
+
+
+@pytest.fixture(scope="session")
+def drawn_dataset():
+    return ingest_drawn

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.tracking import store
@@ -19,22 +18,9 @@ FAST = ["network.backbone=convnet", "learning.epochs=1", "learning.batch=16", "t
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def dataset(tmp_path_factory, drawn_dataset):
     """A data set folder that the real ingestion wrote."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", 60), ("val", 40), ("test", 20)):
-        truth = (np.arange(n) % 2).astype(np.uint8)
-        images = generator.integers(0, 100, (n, 28, 28, 3)).astype(np.uint8)
-        images[truth == 1, :14] += 120
-        arrays |= {f"{split}_images": images, f"{split}_labels": truth[:, None]}
-    np.savez(folder / "tiny.npz", **arrays)
-    key = folder / "key"
-    key.write_text("not a secret, this is a test")
-    words = ["ingest", str(folder / "tiny.npz"), "--out", str(folder / "set")]
-    assert main([*words, "--key-file", str(key)]) == 0
-    return folder / "set"
+    return drawn_dataset(tmp_path_factory.mktemp("data"), (60, 40, 20), noise=100, bright=120)
 
 
 def words(dataset, *more):

@@ -74,6 +74,16 @@ def test_it_stops_when_patience_ends():
     assert (fitted.best_epoch, fitted.epochs, fitted.stopped_early) == (2, 5, True)
 
 
+def test_the_last_epoch_is_kept_where_the_plan_says_so():
+    network, seen = line(), []
+    learning = Learning(epochs=5, keep="last", patience=1)
+    fitted = run(network, learning, scripted([0.5, 0.9, 0.7, 0.8, 0.6], seen))
+    assert (fitted.best_epoch, fitted.epochs, fitted.stopped_early) == (5, 5, False)
+    assert fitted.best["tune/auc"] == 0.6
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, seen[4][name])
+
+
 def test_without_an_auc_the_loss_decides():
     losses = iter([3.0, 1.0, 2.0])
     fitted = run(

@@ -46,22 +46,9 @@ PLAN = Plan(
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def dataset(tmp_path_factory, drawn_dataset):
     """A data set folder with 51 training images."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", 51), ("val", 24), ("test", 12)):
-        truth = (np.arange(n) % 2).astype(np.uint8)
-        images = generator.integers(0, 150, (n, 28, 28, 3)).astype(np.uint8)
-        images[truth == 1, :14] += 30
-        arrays |= {f"{split}_images": images, f"{split}_labels": truth[:, None]}
-    np.savez(folder / "tiny.npz", **arrays)
-    key = folder / "key"
-    key.write_text("not a secret, this is a test")
-    words = ["ingest", str(folder / "tiny.npz"), "--out", str(folder / "set")]
-    assert main([*words, "--key-file", str(key)]) == 0
-    return folder / "set"
+    return drawn_dataset(tmp_path_factory.mktemp("data"), (51, 24, 12), noise=150, bright=30)
 
 
 def words(dataset, *more):

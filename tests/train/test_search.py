@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,22 +45,9 @@ FAST = [
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def dataset(tmp_path_factory, drawn_dataset):
     """A drawn set whose task is hard enough for trials to differ."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", 64), ("val", 60), ("test", 10)):
-        truth = (np.arange(n) % 2).astype(np.uint8)
-        images = generator.integers(0, 200, (n, 28, 28, 3)).astype(np.uint8)
-        images[truth == 1, :14] += 8
-        arrays |= {f"{split}_images": images, f"{split}_labels": truth[:, None]}
-    np.savez(folder / "tiny.npz", **arrays)
-    key = folder / "key"
-    key.write_text("not a secret, this is a test")
-    words = ["ingest", str(folder / "tiny.npz"), "--out", str(folder / "set")]
-    assert main([*words, "--key-file", str(key)]) == 0
-    return folder / "set"
+    return drawn_dataset(tmp_path_factory.mktemp("data"), (64, 60, 10), noise=200, bright=8)
 
 
 def words(dataset, trials, *more):

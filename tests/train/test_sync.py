@@ -16,7 +16,6 @@ from pipeline.tracking import store
 from pipeline.train import networks
 from pipeline.train.sync import SharedBatchNorm, share_statistics
 from pipeline.train.world import World
-from services.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,22 +120,9 @@ def test_4_and_3_images_give_what_7_give(tmp_path, precision, within):
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def dataset(tmp_path_factory, drawn_dataset):
     """A data set folder with 51 training images."""
-    folder = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", 51), ("val", 24), ("test", 12)):
-        truth = (np.arange(n) % 2).astype(np.uint8)
-        images = generator.integers(0, 150, (n, 28, 28, 3)).astype(np.uint8)
-        images[truth == 1, :14] += 30
-        arrays |= {f"{split}_images": images, f"{split}_labels": truth[:, None]}
-    np.savez(folder / "tiny.npz", **arrays)
-    key = folder / "key"
-    key.write_text("not a secret, this is a test")
-    words = ["ingest", str(folder / "tiny.npz"), "--out", str(folder / "set")]
-    assert main([*words, "--key-file", str(key)]) == 0
-    return folder / "set"
+    return drawn_dataset(tmp_path_factory.mktemp("data"), (51, 24, 12), noise=150, bright=30)
 
 
 SETTINGS = {

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.tracking import store
@@ -58,21 +57,9 @@ def nodes():
 
 
 @pytest.fixture
-def dataset(tmp_path):
+def dataset(tmp_path, drawn_dataset):
     """A data set folder with 51 training images."""
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", 51), ("val", 24), ("test", 12)):
-        truth = (np.arange(n) % 2).astype(np.uint8)
-        images = generator.integers(0, 150, (n, 28, 28, 3)).astype(np.uint8)
-        images[truth == 1, :14] += 30
-        arrays |= {f"{split}_images": images, f"{split}_labels": truth[:, None]}
-    np.savez(tmp_path / "tiny.npz", **arrays)
-    key = tmp_path / "key"
-    key.write_text("not a secret, this is a test")
-    words = ["ingest", str(tmp_path / "tiny.npz"), "--out", str(tmp_path / "set")]
-    assert main([*words, "--key-file", str(key)]) == 0
-    return tmp_path / "set"
+    return drawn_dataset(tmp_path, (51, 24, 12), noise=150, bright=30)
 
 
 def test_two_nodes_reach_the_metrics_of_one_process(

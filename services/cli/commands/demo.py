@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("hilum-demo"), help="folder to write (default hilum-demo)"
     )
-    parser.add_argument("--patients", type=int, default=280, help="phantom patients (default 280)")
+    parser.add_argument("--patients", type=int, default=340, help="phantom patients (default 340)")
     parser.add_argument("--seed", type=int, default=0, help="another cohort (default 0)")
     parser.add_argument("--port", type=int, default=0, help="of the service (default: a free one)")
     parser.add_argument("--only-cohort", action="store_true", help="draw the cohort and stop")
