@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export NO_PROXY := 127.0.0.1,localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-pacs demo test test-kill test-faults test-load test-ray test-nodes check fix types docs docs-shots bench clean
+.PHONY: help setup setup-pacs demo test test-kill test-score-kill test-faults test-load test-ray test-nodes check fix types docs docs-shots bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -42,14 +42,17 @@ test: check  ## everything CI runs: contracts, types, style, and the test suite
 test-kill: setup  ## SIGKILL at 20 random moments of an ingestion of 1,000 files
 	HILUM_KILLS=20 HILUM_KILL_FILES=1000 $(BIN)/python -m pytest -q -s tests/ingest/test_kill.py
 
+test-score-kill: setup  ## SIGKILL at 20 random moments of a batch of 4,000 files: the same bytes
+	HILUM_SCORE_KILLS=20 HILUM_SCORE_KILL_FILES=4000 $(BIN)/python -m pytest -q -s tests/batch/test_batch_resumed.py
+
 test-faults: setup  ## what may go wrong in a training, made to happen: servers, disks, processes, memory
 	$(BIN)/python -m pytest -q tests/tracking/test_away.py tests/tracking/test_outbox.py tests/tracking/test_vitals.py tests/train/test_faults.py tests/train/test_resume.py
 
 test-load: setup  ## the service under load and faults: alias changed ten times, workers killed, slow clients
 	HILUM_LOAD_SWAPS=10 HILUM_LOAD_SECONDS=600 $(BIN)/python -m pytest -q -s tests/services/test_load.py tests/services/test_following.py
 
-test-ray: setup  ## one ingestion on a real Ray of this machine
-	HILUM_RAY=1 $(BIN)/python -m pytest -q tests/ingest/test_engines.py
+test-ray: setup  ## one ingestion and one batch on a real Ray of this machine
+	HILUM_RAY=1 $(BIN)/python -m pytest -q tests/ingest/test_engines.py tests/batch/test_batch_engines.py
 
 test-nodes: setup  ## one training on two machines, which two network namespaces stand for (root)
 	$(BIN)/python -m pytest -q -m two_nodes tests/train

@@ -2,7 +2,7 @@
 # Included by the Makefile, which sets BIN and the target `setup`.
 TARGET ?= serve
 
-.PHONY: setup-system setup-image-base image test-container
+.PHONY: setup-system setup-image-base image lock test-container
 
 setup-system:  ## Debian packages that images are built and run with (as root; does nothing when they are there)
 	@for tool in podman buildah runc iptables mmdebstrap; do \
@@ -16,8 +16,11 @@ setup-system:  ## Debian packages that images are built and run with (as root; d
 setup-image-base: setup-system  ## a base image from Debian's packages, where no image registry is reachable
 	deploy/base-image
 
-image:  ## build an image: make image TARGET=serve (or train)
+image:  ## build an image: make image TARGET=serve (or train, tracking)
 	deploy/build-image $(TARGET)
+
+lock: setup  ## write deploy/*.lock anew: versions of constraints.txt, hashes of all platforms' files
+	UV=$(BIN)/uv deploy/lock
 
 test-container: setup setup-image-base  ## build the served image, run it locked down, score a DICOM with it
 	CI_CONTAINER=1 $(BIN)/python -m pytest tests/container

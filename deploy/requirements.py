@@ -2,6 +2,7 @@
 """Print what pyproject.toml requires, one line each: the base, and the extras named.
 
 python deploy/requirements.py pyproject.toml train report
+python deploy/requirements.py pyproject.toml --only tracking     (the extra without the base)
 """
 
 import sys
@@ -9,7 +10,8 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]
-lines = [*project["dependencies"]]
-for extra in sys.argv[2:]:
+extras = [word for word in sys.argv[2:] if word != "--only"]
+lines = [] if "--only" in sys.argv else [*project["dependencies"]]
+for extra in extras:
     lines += project["optional-dependencies"][extra]
 print("\n".join(lines))  # noqa: T201

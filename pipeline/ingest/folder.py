@@ -67,7 +67,7 @@ def _lock(part: Path, out: Path) -> int:
         except OSError as error:
             os.close(handle)
             raise UsageError(
-                "another process is writing this data set", where=out, mend="wait until it ends"
+                "another process is writing it", where=out, mend="wait until it ends"
             ) from error
         if _same_file(handle, part / _LOCK):
             return handle

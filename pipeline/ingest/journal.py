@@ -5,16 +5,15 @@ pseudonyms and keyed hashes only, and stays in the data set: the next version st
 """
 
 import base64
-import json
-import os
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from sys import intern
 from typing import Any, ClassVar, Self
 
 from data_schemas.document import Document
+from pipeline.ingest.lines import Lines, begin_lines, first_line, sound_lines, tree_of
 from pipeline.ingest.patients import pseudonym
 from pipeline.ingest.records import Refusal, SourceFile, Taken
 
@@ -87,27 +86,17 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDWR)
-        self._end = 0
-        for _, self._end in _sound_lines(path):
-            pass
-        os.ftruncate(self._file, self._end)
+        self._lines = Lines(path)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+        self._lines.__exit__()
 
     def append(self, entry: Entry) -> int:
         """Write one entry and return its place in the file."""
-        place = at = self._end
-        rest = memoryview(_line(_entry_tree(entry)))
-        while rest:
-            written = os.pwrite(self._file, rest, at)
-            rest, at = rest[written:], at + written
-        self._end = at
-        return place
+        return self._lines.append(_entry_tree(entry))
 
     def entries(self) -> Iterator[tuple[int, Entry]]:
         """Yield every entry with its place in the file."""
@@ -117,68 +106,37 @@ class Journal:
         """Return the entry at a place that :meth:`append` or :meth:`entries` gave."""
         with self._path.open("rb") as stream:
             stream.seek(place)
-            tree = _tree(stream.readline())
+            tree = tree_of(stream.readline())
         if tree is None:
             raise ValueError(f"no entry begins at byte {place}")
         return _entry(tree)
 
     def sync(self) -> None:
         """Wait until everything is on the disk itself."""
-        os.fsync(self._file)
+        self._lines.sync()
 
 
 def entries_of(path: Path) -> Iterator[tuple[int, Entry]]:
     """Yield every sound entry of a journal file with its place in the file."""
     start = 0
-    for tree, end in _sound_lines(path):
+    for tree, end in sound_lines(path):
         if start:
             yield start, _entry(tree)
         start = end
 
 
-def _sound_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    # every line up to the first that is torn, and where it ends
-    end = 0
-    with path.open("rb") as stream:
-        for line in stream:
-            tree = _tree(line)
-            if tree is None:
-                return
-            end += len(line)
-            yield tree, end
-
-
 def begin(path: Path, header: Header, seed: Iterable[Entry] = ()) -> None:
     """Write a new journal that holds ``seed``; it appears whole."""
-    part = path.with_name(f"{path.name}.new")
-    with part.open("wb") as stream:
-        stream.write(_line(header.model_dump(mode="json")))
-        for entry in seed:
-            stream.write(_line(_entry_tree(entry)))
-    part.replace(path)
+    begin_lines(path, chain([header.model_dump(mode="json")], map(_entry_tree, seed)))
 
 
 def header_of(path: Path) -> Header | None:
     """Return a journal's header, ``None`` if it has none that this hilum reads."""
+    tree = first_line(path)
     try:
-        with path.open("rb") as stream:
-            tree = _tree(stream.readline())
         return None if tree is None else Header.model_validate(tree)
-    except (OSError, ValueError):
+    except ValueError:
         return None
-
-
-def _line(tree: dict[str, Any]) -> bytes:
-    text = json.dumps(tree, separators=(",", ":")).encode()
-    return b"%08x %b\n" % (zlib.crc32(text), text)
-
-
-def _tree(line: bytes) -> dict[str, Any] | None:
-    mark, _, text = line[:-1].partition(b" ")
-    if not line.endswith(b"\n") or mark != b"%08x" % zlib.crc32(text):
-        return None
-    tree: dict[str, Any] = json.loads(text)
-    return tree
 
 
 def _entry_tree(entry: Entry) -> dict[str, Any]:

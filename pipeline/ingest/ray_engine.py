@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
@@ -10,27 +10,31 @@ from data_schemas.errors import UsageError
 from pipeline.imaging.workers import Crew, End, WorkerLimits
 from pipeline.ingest.local_engine import PRELOAD
 from pipeline.ingest.records import SourceFile
-from pipeline.ingest.taking import Outcome
 
-Task = Callable[[SourceFile], Iterable[Outcome]]
+Out = TypeVar("Out")
 
 _STORE_BYTES = 200 * 2**20
 _BLOCK_FILES = 64
 _BATCH_FILES = 16
 
 
-class _Taker:
+class _Taker(Generic[Out]):
     """What a Ray actor carries out: the same worker process as on one machine, fed batch by batch."""
 
-    def __init__(self, task: Task, limits: WorkerLimits) -> None:
-        self._crew: Crew[SourceFile, Outcome] = Crew(task, 1, limits, PRELOAD)
+    def __init__(
+        self,
+        task: Callable[[SourceFile], Iterable[Out]],
+        limits: WorkerLimits,
+        preload: tuple[str, ...] = PRELOAD,
+    ) -> None:
+        self._crew: Crew[SourceFile, Out] = Crew(task, 1, limits, preload)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> Iterator[dict[str, list[Any]]]:
         from ray import cloudpickle
 
         files = [cloudpickle.loads(packed) for packed in batch["file"]]
         numbers = {file.place: int(k) for file, k in zip(files, batch["number"], strict=True)}
-        begun: dict[str, list[Outcome | End]] = {}
+        begun: dict[str, list[Out | End]] = {}
         for file, said in self._crew.stream(files):
             begun.setdefault(file.place, []).append(said)
             if isinstance(said, End):
@@ -40,11 +44,12 @@ class _Taker:
 
 def stream(
     files: Iterable[SourceFile],
-    task: Task,
+    task: Callable[[SourceFile], Iterable[Out]],
     workers: int,
     limits: WorkerLimits,
     address: str,
-) -> Iterator[tuple[SourceFile, Outcome | End]]:
+    preload: tuple[str, ...] = PRELOAD,
+) -> Iterator[tuple[SourceFile, Out | End]]:
     """Yield the outcomes of all files as they come, from a Ray cluster.
 
     Parameters
@@ -79,7 +84,7 @@ def stream(
         count = min(workers or cores, cores)
         answers = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Taker,
-            fn_constructor_args=(task, limits),
+            fn_constructor_args=(task, limits, preload),
             batch_size=_BATCH_FILES,
             compute=ray.data.ActorPoolStrategy(min_size=count, max_size=count),
             num_cpus=1,

@@ -88,7 +88,7 @@ def _outcomes(
         return
     # only where it is needed: reading a sound file computes its digest, too
     digest = cache(partial(_digest, data))
-    if known is not None and _is_known(digest(), known):
+    if known is not None and is_known(digest(), known):
         yield Seen(digest())
         return
     try:
@@ -122,7 +122,8 @@ def sorted_digests(digests: Iterable[str]) -> NDArray[np.bytes_] | None:
     return np.sort(packed) if len(packed) else None
 
 
-def _is_known(digest: str, known: NDArray[np.bytes_]) -> bool:
+def is_known(digest: str, known: NDArray[np.bytes_]) -> bool:
+    """Tell whether a digest is one of those that :func:`sorted_digests` returned."""
     sought = np.array([bytes.fromhex(digest)], "S32")
     place = int(np.searchsorted(known, sought)[0])
     return place < len(known) and bool(known[place : place + 1] == sought)

@@ -1,4 +1,4 @@
-"""The door's half of getting into a source: options of object storage, secrets from environment or file."""
+"""Arguments that ingestion and batch scoring share: getting into a source, and how the work is done."""
 
 import argparse
 import json
@@ -39,6 +39,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="longest silence of a server (default: 60)",
     )
+
+
+def configure_engine(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Declare the arguments of engines; ``verb`` says what their processes do."""
+    engine = parser.add_argument_group("how the work is done (the result is the same)")
+    engine.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="processes here, or Ray"
+    )
+    engine.add_argument(
+        "--workers",
+        type=whole,
+        default=0,
+        metavar="N",
+        help=f"processes that {verb} (default: one for each core)",
+    )
+    engine.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds for one image; then its file is refused (default: 120)",
+    )
+    engine.add_argument(
+        "--memory",
+        type=whole,
+        default=2048,
+        metavar="MIB",
+        help="memory for one image; 0: no limit (default: 2048)",
+    )
+    engine.add_argument(
+        "--ray-address", default="", help="a running Ray cluster (default: this machine)"
+    )
+
+
+def whole(text: str) -> int:
+    """Read a whole number that isn't negative."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("must be a positive number of seconds")
+    return number
 
 
 def access_of(options: argparse.Namespace) -> "Access":

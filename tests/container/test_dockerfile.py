@@ -10,13 +10,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 
 from services.inference.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-SCRIPTS = ["base-image", "build-image", "measure", "trim"]
+SCRIPTS = ["base-image", "build-image", "lock", "measure", "trim"]
 
 
 def instructions():
@@ -50,20 +49,6 @@ def last(name, word):
     return [rest for each, rest in lineage(name) if each == word][-1]
 
 
-def compose():
-    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["hilum"]
-
-
-def pod():
-    deployment, service = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
-    assert deployment["kind"] == "Deployment"
-    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
-    assert deployment["spec"]["template"]["metadata"]["labels"].items() >= (
-        deployment["spec"]["selector"]["matchLabels"].items()
-    )
-    return deployment["spec"]["template"]["spec"]
-
-
 def test_hadolint_finds_nothing():
     beside = Path(sys.executable).with_name("hadolint")
     hadolint = str(beside) if beside.exists() else shutil.which("hadolint")
@@ -85,7 +70,7 @@ def test_the_base_can_be_replaced_and_is_a_named_version():
     assert bases <= {"${BASE}", "scratch", *stages()}
 
 
-@pytest.mark.parametrize("target", ["serve", "train"])
+@pytest.mark.parametrize("target", ["serve", "train", "tracking"])
 def test_a_result_runs_without_rights_and_without_the_installers(target):
     assert last(target, "USER") == "10001:10001"
     assert last(target, "STOPSIGNAL") == "SIGTERM"
@@ -94,18 +79,131 @@ def test_a_result_runs_without_rights_and_without_the_installers(target):
         re.search(r"\bpip\b", rest, re.I) for word, rest in inherited if word in ("RUN", "ENV")
     )
     copied = [rest for word, rest in inherited if word in ("COPY", "ADD")]
-    assert copied == [
-        f"--from={name} /opt/hilum /opt/hilum" for name in (f"packages-{target}", "project")
-    ]
+    sources = [f"packages-{target}", *(["project"] if target != "tracking" else [])]
+    bill = "--from=bill-serve /bill/sbom.cdx.json /opt/hilum/share/sbom.cdx.json"
+    expected = [f"--from={name} /opt/hilum /opt/hilum" for name in sources]
+    assert copied == expected + ([bill] if target == "serve" else [])
     # a numeric user and a command as a list: no shell between the signal and the service
-    assert json.loads(last(target, "ENTRYPOINT"))[0] == "hilum"
+    started = [rest for word, rest in inherited if word in ("ENTRYPOINT", "CMD")]
+    assert json.loads(started[0])[0] == ("mlflow" if target == "tracking" else "hilum")
 
 
-def test_serving_installs_the_base_requirements_only():
-    written = " ".join(rest for word, rest in lineage("requirements") if word == "RUN")
-    assert "requirements.py pyproject.toml > serve.txt" in written
-    installed = " ".join(rest for word, rest in lineage("packages-serve") if word == "RUN")
-    assert "-c constraints.txt -r serve.txt" in installed
+@pytest.mark.parametrize("name", ["serve", "tracking"])
+def test_what_is_installed_is_checked_against_hashes(name):
+    installed = " ".join(rest for word, rest in lineage(f"packages-{name}") if word == "RUN")
+    assert f"--no-deps --require-hashes -r deploy/{name}.lock" in installed
+    project = " ".join(rest for word, rest in lineage("project") if word == "RUN")
+    assert "--require-hashes -r deploy/build.lock" in project
+    assert "--no-build-isolation" in project
+
+
+def test_every_build_makes_bytecode_that_depends_on_no_time():
+    """A layer whose times are set to one moment would make other bytecode stale at every start."""
+    for name in ("project", "packages-serve", "packages-tracking", "packages-train"):
+        built = " ".join(rest for word, rest in stages()[name][1] if word == "RUN")
+        assert "--no-compile" in built
+        assert "compileall -q -j 0 --invalidation-mode unchecked-hash" in built
+
+
+def test_nothing_is_made_for_one_processor():
+    text = " ".join(
+        path.read_text() for path in (ROOT / "Dockerfile", *map(DEPLOY.joinpath, SCRIPTS))
+    )
+    assert not re.search(r"x86_64|amd64|aarch64|arm64", text)
+
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
+
+
+def locked(name):
+    """Package -> (version, its hashes) of a lock."""
+    text = (DEPLOY / f"{name}.lock").read_text().replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            pin, _, rest = line.partition(" ")
+            package, _, version = pin.partition("==")
+            found[plain(package)] = (version, re.findall(r"--hash=sha256:([0-9a-f]{64})", rest))
+    return found
+
+
+@pytest.mark.parametrize("name", ["serve", "tracking", "build"])
+def test_a_lock_names_versions_and_hashes(name):
+    found = locked(name)
+    assert all(version and hashes for version, hashes in found.values())
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    pins = {plain(package): version for package, version in pins.items()}
+    unlike = {
+        package: (version, pins[package])
+        for package, (version, _) in found.items()
+        if package in pins and pins[package] != version
+    }
+    assert not unlike, "run `make lock`"
+
+
+def test_the_locks_hold_what_pyproject_requires():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {plain(line) for line in project["dependencies"]} <= set(locked("serve")), "make lock"
+    tracking = project["optional-dependencies"]["tracking"]
+    assert {plain(line) for line in tracking} <= set(locked("tracking")), "make lock"
+    assert not {"torch", "mlflow", "mlflow-skinny"} & set(locked("serve"))
+
+
+def bill(*arguments, **environment):
+    command = [sys.executable, "deploy/sbom.py", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def installed(folder, packages):
+    """Lay out what pip leaves behind for each package."""
+    for name, version in packages.items():
+        meta = folder / f"{name}-{version}.dist-info"
+        meta.mkdir(parents=True)
+        (meta / "METADATA").write_text(
+            f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: MIT\n"
+        )
+
+
+def test_the_bill_of_materials_is_valid_and_the_same_each_time(tmp_path):
+    pins = {name: version for name, (version, _) in locked("serve").items()}
+    installed(tmp_path / "site", {"hilum": "0.1.0"} | pins)
+    status = tmp_path / "status"
+    status.write_text(
+        "Package: libc6\nStatus: install ok installed\nArchitecture: arm64\nVersion: 2.36-9+deb12u10\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 1\n"
+    )
+    words = ("deploy/serve.lock", str(tmp_path / "site"), str(status))
+    one, other = (bill(*words, SOURCE_DATE_EPOCH="1764000000") for _ in range(2))
+    assert (one.returncode, one.stderr) == (0, "")
+    assert one.stdout == other.stdout
+    tree = json.loads(one.stdout)
+    assert tree["metadata"]["timestamp"] == "2025-11-24T16:00:00+00:00"
+    names = {component["name"]: component["version"] for component in tree["components"]}
+    assert pins.items() <= names.items()
+    assert names["libc6"] == "2.36-9+deb12u10"
+    assert "gone" not in names
+    check_bill(one.stdout)
+
+
+def check_bill(text):
+    pytest.importorskip("cyclonedx", reason="needs cyclonedx-python-lib (the extra `dev`)")
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+
+
+def test_the_bill_refuses_what_the_lock_does_not_name(tmp_path):
+    pins = {name: version for name, (version, _) in locked("serve").items()}
+    installed(tmp_path, {"hilum": "0.1.0"} | pins | {"numpy": "1.0", "surprise": "2.0"})
+    done = bill("deploy/serve.lock", str(tmp_path))
+    assert done.returncode == 1
+    assert "numpy 1.0" in done.stderr
+    assert "surprise 2.0" in done.stderr
 
 
 def test_serving_is_probed_where_it_listens():
@@ -133,12 +231,10 @@ def test_requirements_are_those_of_pyproject():
         *project["dependencies"],
         *project["optional-dependencies"]["train"],
     ]
+    assert printed("--only", "tracking") == project["optional-dependencies"]["tracking"]
 
 
 def test_every_requirement_is_pinned():
-    def plain(name):
-        return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *(line for extra in extras for line in extras[extra])]
@@ -165,49 +261,3 @@ def test_scripts_can_be_run(name):
     assert shell in ("bash", "sh")
     result = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
-
-
-def test_compose_locks_the_service_down():
-    service = compose()
-    assert service["read_only"] is True
-    assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges"]
-    assert service["user"] == last("serve", "USER")
-    assert service["mem_limit"]
-    assert service["pids_limit"]
-    assert service["volumes"][0]["target"] == "/model"
-    assert service["volumes"][0]["read_only"] is True
-    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    assert "/readyz" in service["healthcheck"]["test"][-1]
-    assert seconds(service["stop_grace_period"]) > ServiceSettings().drain_seconds
-
-
-def test_kubernetes_locks_the_service_down():
-    spec = pod()
-    [container] = spec["containers"]
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert f"{spec['securityContext']['runAsUser']}:10001" == last("serve", "USER")
-    assert container["securityContext"] == {
-        "readOnlyRootFilesystem": True,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp"}  # noqa: S108
-    assert container["resources"]["limits"]["memory"]
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    assert spec["terminationGracePeriodSeconds"] > ServiceSettings().drain_seconds
-    # a Service called hilum would otherwise set HILUM_PORT to tcp://... in every pod
-    assert spec["enableServiceLinks"] is False
-
-
-def test_the_settings_in_deploy_are_the_services():
-    fields = {f"HILUM_{name.upper()}" for name in ServiceSettings.model_fields}
-    [container] = pod()["containers"]
-    named = {*compose()["environment"], *(each["name"] for each in container["env"])}
-    assert {name for name in named if name.startswith("HILUM_")} <= fields
-
-
-def seconds(text):
-    assert text.endswith("s")
-    return int(text[:-1])

@@ -228,7 +228,8 @@ def test_a_fault_inside_is_a_problem_body_and_a_log_line(package, monkeypatch):
         assert answer.status_code == 500
         assert answer.headers["content-type"] == "application/problem+json"
         assert "ZeroDivision" not in answer.text
-        fault = next(json.loads(line) for line in log.getvalue().splitlines())
+        lines = [json.loads(line) for line in log.getvalue().splitlines()]
+        fault = next(line for line in lines if line["event"] == "fault")
         assert (fault["event"], fault["error"]) == ("fault", "ZeroDivisionError")
         assert fault["request_id"] == answer.headers["x-request-id"]
 

@@ -76,34 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="build anew, even if --out holds a data set"
     )
-    engine = parser.add_argument_group("how the work is done (the result is the same)")
-    engine.add_argument(
-        "--engine", choices=("local", "ray"), default="local", help="processes here, or Ray"
-    )
-    engine.add_argument(
-        "--workers",
-        type=_whole,
-        default=0,
-        metavar="N",
-        help="processes that decode (default: one for each core)",
-    )
-    engine.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=120.0,
-        metavar="S",
-        help="seconds for one image; then its file is refused (default: 120)",
-    )
-    engine.add_argument(
-        "--memory",
-        type=_whole,
-        default=2048,
-        metavar="MIB",
-        help="memory for one image; 0: no limit (default: 2048)",
-    )
-    engine.add_argument(
-        "--ray-address", default="", help="a running Ray cluster (default: this machine)"
-    )
+    access.configure_engine(parser, "decode")
     access.configure(parser)
 
     _configure_splits(parser.add_argument_group("splits and leaks"))
@@ -124,7 +97,7 @@ def _configure_splits(splits: "argparse._ArgumentGroup") -> None:
     )
     splits.add_argument(
         "--folds",
-        type=_whole,
+        type=access.whole,
         default=0,
         metavar="K",
         help="cross-validation folds by patient over everything but test and external",
@@ -144,20 +117,6 @@ def _configure_splits(splits: "argparse._ArgumentGroup") -> None:
     splits.add_argument(
         "--strict", action="store_true", help="exit with 1 if the leak doctor finds what blocks"
     )
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return number
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("must be a positive number of seconds")
-    return number
 
 
 def run(options: argparse.Namespace, console: Console) -> int:

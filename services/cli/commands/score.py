@@ -1,22 +1,30 @@
 """Score files in batch: every file ends as a row, a score or a refusal with its reason.
 
     hilum score photos/ --model models:/fundus@champion --out scores.parquet
-    hilum score eye.dcm --model package/ --out scores.parquet --evidence maps/
+    hilum score eye.dcm archive.zip --model package/ --out scores.parquet --evidence maps/
+    hilum score s3://bucket/incoming --model package/ --out scores.parquet
+    hilum score 'dicomweb+https://host/path?Modality=OP' --model package/ --out scores.parquet
 
-MODEL is a package folder, models:/NAME@ALIAS or models:/NAME/VERSION. A folder stands for every
-file below it. With --evidence each scored file also leaves its whole answer as SOURCE.json (what
-`hilum report` reads) and one picture per label, SOURCE-LABEL.png; SOURCE is the beginning of the
-SHA-256 of the file's bytes.
+SOURCE is an image file, a folder of any depth (archives in it count as their members), a .zip or .tar
+archive, a DICOMDIR, a list file (.txt or .csv, one path a line), a .npz, object storage or DICOMweb.
+MODEL is a package folder, models:/NAME@ALIAS or models:/NAME/VERSION.
+
+Killed at any moment, the same command goes on where it stopped: OUT appears whole or not at all, its rows
+in the order of the sources. Every image is scored in a process of its own kind: what kills or stops a
+decoder is one refusal. With --evidence each scored file also leaves its whole answer as DIGITS.json (what
+`hilum report` reads) and one picture per label, DIGITS-LABEL.png; DIGITS is the beginning of the SHA-256
+of the file's bytes.
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_schemas.errors import UsageError
+from services.cli import access
 from services.cli.console import Console
 
 if TYPE_CHECKING:
@@ -25,50 +33,63 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="files and folders")
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="files, folders and addresses, see above"
+    )
     parser.add_argument(
         "--model", required=True, help="package folder, models:/NAME@ALIAS or models:/NAME/VERSION"
     )
     parser.add_argument("--out", required=True, type=Path, help="Parquet file to write")
     parser.add_argument(
-        "--evidence", type=Path, metavar="FOLDER", help="write answers and evidence pictures there"
+        "--evidence",
+        type=Path,
+        metavar="FOLDER",
+        help="write answers and evidence pictures there; with Ray a folder that all machines share",
     )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        help="files scored at once (default: the cores it may use)",
-    )
+    access.configure_engine(parser, "score")
+    access.configure(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Score and print the counts; 1 if a file met a fault of ours, else 0."""
-    from pipeline.model.batch import FAULT, score_files
+    from pipeline.batch.rows import FAULT
+    from pipeline.batch.score import Options, score_sources
+    from pipeline.imaging.workers import WorkerLimits
 
-    files = expand(options.paths)
+    if options.engine == "ray":  # nothing is sent anywhere, and its chatter stays in its own logs
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _package(options.model) as (package, version):
-        counts = score_files(
+        counts = score_sources(
             package,
-            files,
+            options.sources,
             options.out,
-            progress=console.progress,
-            version=version,
-            evidence=options.evidence,
-            threads=max(options.threads, 0),
+            Options(
+                version=version,
+                evidence=options.evidence,
+                engine=options.engine,
+                workers=options.workers,
+                limits=WorkerLimits(options.timeout, options.memory * 2**20),
+                ray_address=options.ray_address,
+                access=access.access_of(options),
+                say=console.say,
+            ),
+            console.progress,
         )
         name, digest = package.card.name, package.sha256
+    files = sum(counts.values())
     lines = [f"  {word:<24}{count}" for word, count in counts.items()]
     console.result(
         "\n".join(
             [
-                f"{len(files)} files by {name} {version}".rstrip() + ":",
+                f"{files} files by {name} {version}".rstrip() + ":",
                 *lines,
                 "",
                 f"rows: {options.out}",
             ]
         ),
         {
-            "files": len(files),
+            "files": files,
             "counts": counts,
             "model": name,
             "version": version,
@@ -77,26 +98,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
         },
     )
     return 1 if counts.get(FAULT) else 0
-
-
-def expand(paths: list[Path]) -> list[Path]:
-    """Return the files named, and every file below the folders named, in a stable order, each once.
-
-    Raises
-    ------
-    UsageError
-        If a path doesn't exist, or there is nothing to score.
-    """
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise UsageError(f"no such file or folder: {', '.join(map(str, missing))}")
-    found: list[Path] = []
-    for path in paths:
-        below = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [file for file in below if file.is_file()]
-    if not found:
-        raise UsageError("there is no file to score")
-    return list(dict.fromkeys(found))
 
 
 @contextmanager

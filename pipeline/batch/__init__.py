@@ -1,0 +1,1 @@
+"""Scores everything of a source into one Parquet table: resumable, here or on many machines."""
