@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_schemas.card import Evaluation, Interval
 from data_schemas.errors import UsageError
-from services.cli.commands import evaluate, score
+from services.cli.commands import evaluate
 from services.cli.main import main
 
 
@@ -42,26 +42,19 @@ def test_score_prints_counts_and_ends_well(spot_package, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("paths", "model", "code", "word"),
     [
-        (["nowhere"], "package", 2, "no such file or folder: nowhere"),
+        (["nowhere"], "given", 2, "nowhere: there is no such file or folder"),
         (["."], "no-package", 1, "no such package folder"),
     ],
 )
-def test_score_refuses_in_a_sentence(tmp_path, monkeypatch, capsys, paths, model, code, word):
+def test_score_refuses_in_a_sentence(
+    tmp_path, spot_package, monkeypatch, capsys, paths, model, code, word
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").write_bytes(_picture())
+    model = str(spot_package.folder) if model == "given" else model
     assert main(["score", *paths, "--model", model, "--out", "x.parquet"]) == code
     assert word in capsys.readouterr().err
     assert not (tmp_path / "x.parquet").exists()
-
-
-def test_files_are_found_once_and_in_a_stable_order(tmp_path):
-    for name in ("b.png", "a.png"):
-        (tmp_path / name).write_bytes(b"x")
-    found = score.expand([tmp_path / "b.png", tmp_path])
-    assert [path.name for path in found] == ["b.png", "a.png"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no file to score"):
-        score.expand([tmp_path / "empty"])
 
 
 def test_table_shows_intervals_counts_and_what_is_undefined():

@@ -189,7 +189,8 @@ def test_few_photographs_start_from_imagenet_and_are_seen_often():
     assert (plan.network.backbone, plan.network.weights) == ("efficientnet_lite0", "imagenet")
     assert (plan.learning.epochs, plan.learning.batch, plan.learning.rate) == (12, 16, 4e-4)
     assert plan.learning.patience == plan.learning.epochs
-    assert why["learning.patience"].why.startswith("100 tuning images")
+    assert plan.learning.keep == "last"
+    assert why["learning.keep"].why.startswith("100 tuning images")
     assert plan.learning.balance == "sampler"
     assert (plan.augmentation.rotation_deg, plan.augmentation.flip_vertical) == (180.0, True)
     assert plan.network.views == "flips"
