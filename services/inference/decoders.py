@@ -12,7 +12,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,8 +23,8 @@ from data_schemas.errors import HilumError, ImageError
 from data_schemas.score import QualityAnswer
 from pipeline.imaging.instance import Instance, Prepared, Stored
 from pipeline.imaging.picture import picture
-from pipeline.imaging.prepare import prepare
-from pipeline.imaging.read import from_array, read
+from pipeline.imaging.prepare import came_prepared, prepare
+from pipeline.imaging.read import read
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
 
 MESSAGE = 128 * 1024
@@ -85,17 +85,9 @@ def decoded(data: bytes, contract: Contract, *, seen: bool) -> Decoded:
     return Decoded(instance, prepared, shown, read_at - began, ended - read_at)
 
 
-PREPARED_BY_CLIENT = "prepared by the client: its file and its quality are not known here"
-
-
 def as_decoded(pixels: NDArray[np.uint8]) -> Decoded:
     """Return an image that came prepared, uint8 [size, size, channels], as if it had been decoded."""
-    instance = replace(
-        from_array(pixels[..., 0] if pixels.shape[2] == 1 else pixels),
-        warnings=(PREPARED_BY_CLIENT,),
-    )
-    whole = (0, 0, instance.rows, instance.columns)
-    return Decoded(instance, Prepared(pixels, whole, QualityAnswer(), ()), None, 0.0, 0.0)
+    return Decoded(*came_prepared(pixels), None, 0.0, 0.0)
 
 
 class Breeding(Protocol):
