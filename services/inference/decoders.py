@@ -23,7 +23,7 @@ from data_schemas.errors import HilumError, ImageError
 from data_schemas.score import QualityAnswer
 from pipeline.imaging.instance import Instance, Prepared, Stored
 from pipeline.imaging.picture import picture
-from pipeline.imaging.prepare import prepare
+from pipeline.imaging.prepare import came_prepared, prepare
 from pipeline.imaging.read import read
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
 
@@ -83,6 +83,11 @@ def decoded(data: bytes, contract: Contract, *, seen: bool) -> Decoded:
     ended = time.perf_counter()
     shown = picture(instance) if seen and prepared.quality.sufficient else None
     return Decoded(instance, prepared, shown, read_at - began, ended - read_at)
+
+
+def as_decoded(pixels: NDArray[np.uint8]) -> Decoded:
+    """Return an image that came prepared, uint8 [size, size, channels], as if it had been decoded."""
+    return Decoded(*came_prepared(pixels), None, 0.0, 0.0)
 
 
 class Breeding(Protocol):
