@@ -25,8 +25,10 @@ COLUMN = "image"
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
-_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-_ROWS = {"type": "array", "items": {"type": "object"}, "minItems": 1}
+_TEXT = {"type": "string", "format": "byte", "minLength": 4}
+_TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
+_ROW = {"type": "object", "required": [COLUMN], "properties": {COLUMN: _TEXT}}
+_ROWS = {"type": "array", "items": _ROW, "minItems": 1}
 _SCHEMA = {
     "type": "object",
     "minProperties": 1,
@@ -146,6 +148,8 @@ def order_of(tree: dict[str, Any], most: int) -> tuple[list[bytes], Wanted]:
 def _wanted(params: object) -> Wanted:
     if params is None:
         return SCORE_ALONE
+    if not isinstance(params, dict) or not set(params) <= set(_Params.model_fields):
+        raise _wrong(f"params: expected any of {', '.join(_Params.model_fields)}.")
     try:
         asked = _Params.model_validate(params)
     except ValidationError as error:
