@@ -14,7 +14,7 @@ from services.inference.body import JSON_WEIGHT, too_many
 from services.inference.desk import Desk
 from services.inference.examples import IMAGE_BASE64, predictions_example
 from services.inference.kserve_tensors import primary_probability
-from services.inference.openapi import PATIENCE, health_answer, json_answer, json_body, problems
+from services.inference.openapi import PATIENCE, json_answer, json_body, own_answer, problems
 from services.inference.problems import Refusal
 from services.inference.scores import Evidence, answered, wanted_of
 from services.inference.tensors import faults_of
@@ -77,7 +77,7 @@ def invocation_routes(desk: Desk) -> APIRouter:
     @router.get(
         "/ping",
         operation_id="ping",
-        responses={200: health_answer("It can score.", "ready"), **problems(500, 503)},
+        responses={200: own_answer("It can score.", Health(status="ready")), **problems(500, 503)},
     )
     async def ping() -> Health:
         """Answer 200 once images would be scored."""
