@@ -1,6 +1,7 @@
 """The HTTP application: its routes, each as short as what it promises."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -116,15 +117,16 @@ def _add_scores(app: FastAPI, engine: Engine, settings: ServiceSettings, bodies:
         is neither stored nor logged.
         """
         deadline = deadline_of(request, settings.answer_seconds)
-        with engine.figures.stage("receive") as received:
-            async with bodies.image(request) as data:
-                received()
-                request.state.facts["bytes"] = len(data)
-                work = engine.score(data, evidence=evidence, deadline=deadline)
-                result = await attended(request, work, deadline)
+        began = time.perf_counter()
+        async with bodies.image(request) as pieces:
+            engine.figures.took("receive", time.perf_counter() - began)
+            request.state.facts["bytes"] = sum(map(len, pieces))
+            work = engine.score(pieces, evidence=evidence, deadline=deadline)
+            result = await attended(request, work, deadline)
         request.state.facts.update(verdict=result.verdict, version=result.model.version)
-        with engine.figures.stage("answer"):
-            text = result.model_dump_json()
+        began = time.perf_counter()
+        text = result.model_dump_json()
+        engine.figures.took("answer", time.perf_counter() - began)
         return Response(
             text,
             media_type="application/json",

@@ -21,6 +21,7 @@ from services.inference.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from pipeline.model.runtime import Runtime
+    from services.inference.body import Pieces
     from services.inference.decoders import Breeding, Decoded, Decoding
     from services.inference.shadow import Shadow
 
@@ -108,8 +109,10 @@ class Engine:
         if self.receipts is not None:
             self.receipts.close()
 
-    async def score(self, data: bytes, *, evidence: bool, deadline: float = float("inf")) -> Score:
-        """Score one file's bytes in the pool.
+    async def score(
+        self, pieces: "Pieces", *, evidence: bool, deadline: float = float("inf")
+    ) -> Score:
+        """Score one file in the pool; ``pieces`` are its bytes.
 
         ``deadline`` is on the clock of ``time.monotonic``. If the caller is cancelled, an image that
         waits is dropped, and one that was only decoded isn't run.
@@ -132,7 +135,8 @@ class Engine:
         left = threading.Event()
         try:
             score = await pool.run(
-                lambda: self._score(data, evidence=evidence, deadline=deadline, left=left), deadline
+                lambda: self._score(pieces, evidence=evidence, deadline=deadline, left=left),
+                deadline,
             )
         except asyncio.CancelledError:
             left.set()
@@ -143,7 +147,7 @@ class Engine:
         return await asyncio.to_thread(with_receipt, self.receipts, score)
 
     def _score(
-        self, data: bytes, *, evidence: bool, deadline: float, left: threading.Event
+        self, pieces: "Pieces", *, evidence: bool, deadline: float, left: threading.Event
     ) -> Score:
         from pipeline.model.scoring import score_prepared
 
@@ -151,7 +155,7 @@ class Engine:
         loaded, decoding = self.loaded, self._decoding
         assert loaded is not None  # noqa: S101 - for the type checker
         assert decoding is not None  # noqa: S101
-        found = decoding.decode(data, loaded.package.contract, seen=evidence)
+        found = decoding.decode(pieces, loaded.package.contract, seen=evidence)
         if left.is_set() or time.monotonic() > deadline:
             raise too_late()
         shown = found.picture
@@ -170,10 +174,9 @@ class Engine:
         return score
 
     def _note(self, score: Score, found: "Decoded", run_seconds: float) -> None:
-        stages = self.figures.stage_seconds
-        stages.labels("decode").observe(found.decode_seconds)
-        stages.labels("prepare").observe(found.prepare_seconds)
-        stages.labels("run").observe(run_seconds)
+        self.figures.took("decode", found.decode_seconds)
+        self.figures.took("prepare", found.prepare_seconds)
+        self.figures.took("run", run_seconds)
         for reason in () if score.quality.sufficient else score.quality.reasons:
             self.figures.quality.labels(score.model.version, reason).inc()
         for finding in score.findings:
