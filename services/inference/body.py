@@ -7,7 +7,7 @@ from email.message import Message
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from data_schemas.errors import BusyError
 from services.inference.figures import Figures
@@ -76,7 +76,9 @@ class Bodies:
         length = 0
         try:
             async with asyncio.timeout(self._settings.body_seconds):
-                async for chunk in request.stream():
+                more = True
+                while more:
+                    chunk, more = await _chunk(request)
                     length += len(chunk)
                     if length > limit:
                         raise self._too_large("The body goes on")
@@ -91,8 +93,6 @@ class Bodies:
                 f"{length} bytes arrived in {self._settings.body_seconds:g} s, then the service"
                 " stopped waiting.",
             ) from None
-        except ClientDisconnect:
-            raise Refusal("BODY_INCOMPLETE", "The client left before the body was whole.") from None
         return tuple(chunks) if len(chunks) <= MOST_PIECES else (b"".join(chunks),)
 
     def _too_large(self, what: str) -> Refusal:
@@ -157,10 +157,18 @@ def file_of_multipart(body: bytes, boundary: str) -> bytes:
     return data
 
 
+async def _chunk(request: Request) -> tuple[bytes, bool]:
+    """Return the next piece of the body, and whether more follows."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise Refusal("BODY_INCOMPLETE", "The client left before the body was whole.")
+    return message.get("body", b""), message.get("more_body", False)
+
+
 def _content_type(text: str) -> tuple[str, dict[str, str]]:
+    if not text[:10].lower().startswith("multipart/"):
+        return "", {}
     message = Message()
     message["content-type"] = text
     parameters = message.get_params(failobj=[])
-    return message.get_content_type() if text else "", {
-        name.lower(): value for name, value in parameters[1:]
-    }
+    return message.get_content_type(), {name.lower(): value for name, value in parameters[1:]}
