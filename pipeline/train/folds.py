@@ -26,9 +26,9 @@ from pipeline.train.leaks import Leaks, judged
 
 Strings = NDArray[np.str_]
 
-REST: tuple[tuple[Split, float], ...] = (("train", 0.8), ("tune", 0.1), ("calibration", 0.1))
+REST: tuple[tuple[Split, float], ...] = (("train", 0.85), ("tune", 0.05), ("calibration", 0.1))
 """What the patients of the other folds do. More for train than in a data set's own splits, which
-must find room for a sealed test split, too."""
+must find room for a sealed test split, too; least for tune, which chooses nothing where it is small."""
 
 
 @dataclass(frozen=True)

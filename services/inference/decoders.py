@@ -23,7 +23,7 @@ from data_schemas.errors import HilumError, ImageError
 from data_schemas.score import QualityAnswer
 from pipeline.imaging.instance import Instance, Prepared, Stored
 from pipeline.imaging.picture import picture
-from pipeline.imaging.prepare import prepare
+from pipeline.imaging.prepare import came_prepared, prepare
 from pipeline.imaging.read import read
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
 from services.inference.body import Pieces
@@ -51,7 +51,7 @@ class Decoded:
 class Decoding(Protocol):
     """Where files are decoded."""
 
-    def decode(self, pieces: Pieces, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
         """Return the file's prepared image, and its picture if ``seen``; ``ImageError`` if it is none."""
 
     def close(self) -> None:
@@ -61,9 +61,10 @@ class Decoding(Protocol):
 class Here:
     """Decodes in the calling thread: for an application that runs without a supervisor."""
 
-    def decode(self, pieces: Pieces, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
-        return decoded(b"".join(pieces), contract, seen=seen)
+        whole = data if isinstance(data, bytes) else b"".join(data)
+        return decoded(whole, contract, seen=seen)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -84,6 +85,11 @@ def decoded(data: bytes, contract: Contract, *, seen: bool) -> Decoded:
     ended = time.perf_counter()
     shown = picture(instance) if seen and prepared.quality.sufficient else None
     return Decoded(instance, prepared, shown, read_at - began, ended - read_at)
+
+
+def as_decoded(pixels: NDArray[np.uint8]) -> Decoded:
+    """Return an image that came prepared, uint8 [size, size, channels], as if it had been decoded."""
+    return Decoded(*came_prepared(pixels), None, 0.0, 0.0)
 
 
 class Breeding(Protocol):
@@ -143,12 +149,13 @@ class Apart:
         for _ in range(count):
             self._idle.put(_Decoder(breeding))
 
-    def decode(self, pieces: Pieces, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
         decoder = self._idle.get()
         try:
             if decoder is None:  # none could be started in the place of a lost one: try again
                 decoder = _Decoder(self._breeding)
+            pieces = (data,) if isinstance(data, bytes) else data
             answer = self._asked(decoder, pieces, contract, seen=seen)
         except _LostError as lost:
             assert decoder is not None  # noqa: S101 - for the type checker

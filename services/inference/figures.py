@@ -5,6 +5,9 @@ of one that died are not lost. (The folder must be in the environment before thi
 command does that.)
 """
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client import (
@@ -143,6 +146,20 @@ class Figures:
             ["outcome"],
             registry=self.registry,
         )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[], None]]:
+        """Time a stage: until the block ends, or until what is yielded is called."""
+        began, ended = time.perf_counter(), [0.0]
+
+        def end() -> None:
+            ended[0] = ended[0] or time.perf_counter()
+
+        try:
+            yield end
+        finally:
+            end()
+            self.took(name, ended[0] - began)
 
     def took(self, stage: str, seconds: float) -> None:
         """Note how long a stage of one image took."""
