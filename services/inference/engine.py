@@ -22,6 +22,7 @@ from services.inference.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from pipeline.model.runtime import Runtime
+    from services.inference.body import Pieces
     from services.inference.decoders import Breeding, Decoded, Decoding
     from services.inference.shadow import Shadow
 
@@ -111,7 +112,7 @@ class Engine:
 
     async def score(
         self,
-        image: "bytes | Decoded",
+        image: "bytes | Pieces | Decoded",
         wanted: Wanted = SCORE_ALONE,
         *,
         deadline: float = float("inf"),
@@ -153,7 +154,7 @@ class Engine:
 
     def _score(
         self,
-        image: "bytes | Decoded",
+        image: "bytes | Pieces | Decoded",
         wanted: Wanted,
         *,
         of: Loaded | None,
@@ -169,7 +170,7 @@ class Engine:
         contract = loaded.package.contract
         found = (
             decoding.decode(image, contract, seen=wanted.pictures)
-            if isinstance(image, bytes)
+            if isinstance(image, (bytes, tuple))
             else image
         )
         if left.is_set() or time.monotonic() > deadline:
@@ -191,10 +192,9 @@ class Engine:
         return score
 
     def _note(self, score: Score, found: "Decoded", run_seconds: float) -> None:
-        stages = self.figures.stage_seconds
-        stages.labels("decode").observe(found.decode_seconds)
-        stages.labels("prepare").observe(found.prepare_seconds)
-        stages.labels("run").observe(run_seconds)
+        self.figures.took("decode", found.decode_seconds)
+        self.figures.took("prepare", found.prepare_seconds)
+        self.figures.took("run", run_seconds)
         for reason in () if score.quality.sufficient else score.quality.reasons:
             self.figures.quality.labels(score.model.version, reason).inc()
         for finding in score.findings:
