@@ -7,6 +7,7 @@ sequence, and keeps every element that a hostile file claims to have.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydicom.dataelem import DataElement, RawDataElement
@@ -28,6 +29,12 @@ _FIRST_GROUP = 0x0020
 _DEEPEST = 32
 _MOST_KEPT = 100_000
 _MOST_STEPS = 1_000_000
+
+
+@lru_cache(maxsize=4096)
+def tag_of(number: int) -> BaseTag:
+    """Return a tag, the same object each time: a dictionary finds it without comparing."""
+    return BaseTag(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,7 @@ def walk(data: bytes, at: int, encoding: Encoding, *, group: int | None = None) 
         elif cut:
             break  # half a value is none
         elif tag >> 16 != 0xFFFE:
-            key = BaseTag(tag)
+            key = tag_of(tag)
             raw = RawDataElement(
                 key, name, end - start, data[start:end], start, encoding.implicit, encoding.little
             )
@@ -134,7 +141,7 @@ def walk(data: bytes, at: int, encoding: Encoding, *, group: int | None = None) 
     return Walked(Dataset(found), pixels, at, cut or unreadable)
 
 
-def items(header: Dataset, tag: int) -> list[Dataset]:
+def items(header: Dataset, tag: BaseTag) -> list[Dataset]:
     """Return the data sets of a sequence, parsed once; empty if it is missing or no sequence.
 
     Raises
@@ -142,7 +149,9 @@ def items(header: Dataset, tag: int) -> list[Dataset]:
     ImageError
         As :func:`walk`.
     """
-    element: Any = header.get_item(BaseTag(tag)) if tag in header else None
+    element: Any = header.get_item(tag)
+    if element is None:
+        return []
     if isinstance(element, RawDataElement):
         if element.VR not in (None, "SQ", "UN") or not element.value:
             return []
