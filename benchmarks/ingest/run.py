@@ -137,12 +137,12 @@ def bare_dicom(data: bytes, divisor: int, step: int) -> np.ndarray:
         return resample(apply_palette(values, first, colours), (SIDE, SIDE))
     if values.ndim == 3:
         return resample(values, (SIDE, SIDE))
+    if step > 1:
+        means, (low, high) = shrink.block_means(values, step, header.BitsStored)
+        levels = ((means - low) * (255.0 / max(high - low, 1)) + 0.5).astype(np.uint8)
+        return resample(levels, (SIDE, SIDE), (0, 0, columns / step, rows / step))
     low, high = int(values.min()), int(values.max())
     gain = 255.0 / max(high - low, 1)
-    if step > 1:
-        means = shrink.block_means(values, step, (low, high))
-        levels = ((means - low) * gain + 0.5).astype(np.uint8)
-        return resample(levels, (SIDE, SIDE), (0, 0, columns / step, rows / step))
     steps = np.arange(high - low + 1) * gain + 0.5
     places = values - values.dtype.type(low) if low else values
     if values.dtype.kind == "i":
