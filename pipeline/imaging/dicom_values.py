@@ -13,6 +13,8 @@ from pydicom.dataelem import RawDataElement
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 # no backslash, which parts values; no tilde, which some character sets show as an overline
 _TEXT = re.compile(rb"[ -\[\]-}]*")
+# a name of one group; "=" parts groups, of which pydicom drops empty ones
+_NAME = re.compile(rb"[ -<>-\[\]-}]*")
 _UID = re.compile(rb"[0-9.]*")
 # at most nine digits: pydicom has more to say about longer ones
 _WHOLE = re.compile(rb" *[+-]?[0-9]{1,9} *")
@@ -48,11 +50,15 @@ def _numbers(value: bytes, form: str, *, little: bool) -> Plain | None:
     return list(struct.unpack(f"{'<' if little else '>'}{count}{form}", value))
 
 
-def _text(value: bytes) -> Plain | None:
-    if not _TEXT.fullmatch(value):
+def _text(value: bytes, allowed: re.Pattern[bytes] = _TEXT) -> Plain | None:
+    if not allowed.fullmatch(value):
         return None
     found = value.decode("ascii").rstrip(" ")
     return [found] if found else []
+
+
+def _name(value: bytes) -> Plain | None:
+    return _text(value, _NAME)
 
 
 def _uid(value: bytes) -> Plain | None:
@@ -73,5 +79,5 @@ def _decimal(value: bytes) -> Plain | None:
 
 
 _READERS: dict[str, Callable[[bytes], Plain | None]] = {
-    "CS": _text, "LO": _text, "SH": _text, "PN": _text, "UI": _uid, "IS": _whole, "DS": _decimal,
+    "CS": _text, "LO": _text, "SH": _text, "PN": _name, "UI": _uid, "IS": _whole, "DS": _decimal,
 }  # fmt: skip

@@ -41,6 +41,8 @@ def pydicoms(raw: RawDataElement) -> list[object]:
 @example("UI", b"1.2.840\0")
 @example("LO", b"A~B")
 @example("PN", b"Name^First ")
+@example("PN", b"=")
+@example("PN", b"A^B=C=")
 def test_text_is_converted_as_pydicom_does_or_left_to_it(vr, value):
     raw = RawDataElement(TAG, vr, len(value), value, 0, False, True)
     plain = plain_values(raw, vr)
