@@ -1,6 +1,6 @@
 """From logits to an answer: probabilities, finding states, verdict. One place for every door; numpy only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,10 +110,21 @@ def decide(card: Card, logits: Logits) -> Decision:
     return Decision(verdicts(card, row)[0], _primary_point(card), named, findings)
 
 
-def not_assessed(card: Card) -> Decision:
-    """Return the answer about an image of insufficient quality: no probability, no finding."""
+def not_assessed(card: Card, verdict: Verdict = "insufficient_quality") -> Decision:
+    """Return the answer about an image that the network didn't see: no probability, no finding."""
     findings = tuple(_finding(card, output.label, None) for output in card.outputs)
-    return Decision("insufficient_quality", _primary_point(card), {}, findings)
+    return Decision(verdict, _primary_point(card), {}, findings)
+
+
+def out_of_scope(decision: Decision) -> Decision:
+    """Return the answer about an image that the model wasn't made for.
+
+    What the network said stays to be seen, but nothing is concluded from it.
+    """
+    findings = tuple(
+        finding.model_copy(update={"state": "not_assessed"}) for finding in decision.findings
+    )
+    return replace(decision, verdict="out_of_scope", findings=findings)
 
 
 _VERDICTS: dict[FindingState, Verdict] = {

@@ -25,6 +25,7 @@ from services.inference.pages import asset, reference
 from services.inference.patience import attended, deadline_of
 from services.inference.problems import Refusal, answer, refusal_of
 from services.inference.settings import ServiceSettings
+from services.inference.traces import open_traces
 
 
 def create_app(
@@ -52,6 +53,7 @@ def create_app(
     """
     figures = Figures(settings.figures_folder)
     journal = journal or Journal()
+    traces = open_traces(settings)
     engine = Engine(package, settings, version, figures, journal, around or Around())
 
     @asynccontextmanager
@@ -59,6 +61,8 @@ def create_app(
         engine.start()
         yield
         await engine.stop()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
         journal.write("stopped")
 
     app = FastAPI(
@@ -74,7 +78,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.add_middleware(Gate, settings=settings, journal=journal)
-    app.add_middleware(Door, figures=figures, journal=journal)
+    app.add_middleware(Door, figures=figures, journal=journal, traces=traces)
     _refuse_in_problem_bodies(app, journal)
     _add_scores(app, engine, settings, Bodies(settings, figures))
     _add_model(app, engine, settings, figures)
