@@ -5,6 +5,7 @@ pixels, nothing of a single patient.
 """
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -313,7 +314,7 @@ def unpack_reference(data: bytes, where: str) -> Reference:
                     for name in names
                 },
             )
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise PackageError("can't be read as a reference", where=where) from error
 
 
