@@ -49,7 +49,7 @@ test-faults: setup  ## what may go wrong in a training, made to happen: servers,
 	$(BIN)/python -m pytest -q tests/tracking/test_away.py tests/tracking/test_outbox.py tests/tracking/test_vitals.py tests/train/test_faults.py tests/train/test_resume.py
 
 test-load: setup  ## the service under load and faults: alias changed ten times, workers killed, slow clients
-	HILUM_LOAD_SWAPS=10 HILUM_LOAD_SECONDS=600 $(BIN)/python -m pytest -q -s tests/services/test_load.py tests/services/test_following.py
+	HILUM_LOAD_SWAPS=10 HILUM_LOAD_SECONDS=600 HILUM_LOAD_KILLS=10 $(BIN)/python -m pytest -q -s tests/services/test_load.py tests/services/test_following.py tests/services/test_receipts_served.py
 
 test-ray: setup  ## one ingestion and one batch on a real Ray of this machine
 	HILUM_RAY=1 $(BIN)/python -m pytest -q tests/ingest/test_engines.py tests/batch/test_batch_engines.py

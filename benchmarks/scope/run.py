@@ -37,7 +37,7 @@ from pipeline.tracking.finding import download  # noqa: E402
 
 MEDMNIST = ("retina", "pneumonia", "breast")
 MOST = 300
-EPOCHS = {"retina": 25, "pneumonia": 6, "fundus": 3}
+EPOCHS = {"retina": 25, "pneumonia": 6, "fundus": 2}
 
 
 def main() -> None:
