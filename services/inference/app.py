@@ -76,6 +76,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        # FastAPI's own would tell addresses, messages of errors and what was wrong in a request to
+        # whoever a variable of the environment names; traces.py sends ours
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_middleware(Gate, settings=settings, journal=journal)
     app.add_middleware(Door, figures=figures, journal=journal, traces=traces)

@@ -1,6 +1,6 @@
 """OpenTelemetry traces by setting: one span a request, one below it for each stage; nothing about a patient.
 
-Off unless an address is set: then nothing of OpenTelemetry is imported. Whatever else it knows (headers,
+Off unless an address is set: without one nothing that could send is imported. Whatever else it knows (headers,
 sampler, names of the resource) it takes from its own variables, ``OTEL_*``.
 """
 

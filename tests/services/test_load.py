@@ -291,7 +291,7 @@ def test_under_more_load_than_it_can_do_every_answer_is_right_and_memory_stays(f
     offered = (counts[200] + counts[503]) / counts[200]
     sys.stdout.write(
         f"{SECONDS:g} s: {dict(counts)}, {offered:.1f} times the capacity, {first / 2**20:.0f} then {last / 2**20:.0f} MiB"
-        + "\n"
+        "\n"
     )
     assert last < first * 1.05 + 8 * 2**20
     if SECONDS >= 60:  # of a few seconds, most are the start of the clients

@@ -148,6 +148,21 @@ def test_nothing_of_a_patient_is_sent(traced, receiver):
         }
 
 
+def test_no_variable_of_the_environment_makes_the_libraries_send(package, receiver, tmp_path):
+    asked = {
+        "FASTAPI_OTEL_AUTO_CONFIGURE": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.address.removesuffix("/v1/traces"),
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    before = len(receiver.bodies)
+    with serving(package.folder, tmp_path / "log", **asked) as running:
+        wait_until_ready(running)
+        with running.client() as client:
+            assert post(client, JPEG).status_code == 200
+        assert running.stop() == 0  # what waited would have been sent at the end
+    assert len(receiver.bodies) == before
+
+
 def test_a_receiver_that_is_away_changes_nothing(package, tmp_path):
     with serving(
         package.folder, tmp_path / "log", HILUM_TRACES="http://127.0.0.1:9/v1/traces"
@@ -158,13 +173,13 @@ def test_a_receiver_that_is_away_changes_nothing(package, tmp_path):
         assert running.stop() == 0
 
 
-def test_off_means_that_nothing_of_it_is_loaded():
+def test_off_means_that_nothing_that_could_send_is_loaded():
     script = (
         "import sys\n"
         "import services.inference.app, services.inference.traces as traces\n"
         "from services.inference.settings import ServiceSettings\n"
         "assert traces.open_traces(ServiceSettings()) is None\n"
-        "print([name for name in sys.modules if name.startswith('opentelemetry')])\n"
+        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])\n"
     )
     words = [sys.executable, "-c", script]
     told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
