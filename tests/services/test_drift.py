@@ -4,16 +4,14 @@ import re
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
-from data_schemas.score import Score
 from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.model.export import export_package
 from pipeline.model.package import open_package
 from pipeline.model.reference import Histogram, Seen, looks, make_reference
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_prepared
-from services.inference.drift import Drift, stability_index
+from services.inference.drift import stability_index
 from services.inference.figures import Figures
 from tests.model import tiny_network as tiny
 from tests.services import drawn_files as drawn
@@ -108,12 +106,13 @@ def test_the_index_is_that_of_its_formula():
     assert stability_index({1: 10}, histogram, 200) < 1
 
 
-def test_a_package_without_reference_has_no_drift():
-    registry = CollectorRegistry()
-    drift = Drift(registry)
-    drift.follow("1", None, 100)
-    drift.note(Score.model_construct(model=type("M", (), {"version": "1"})), None)
-    assert b"window" not in generate_latest(registry).replace(b"hilum_window", b"")
+def test_a_package_without_reference_has_no_drift(referred):
+    figures, runtime = Figures(), Runtime(referred)
+    figures.drift.follow("1", None, 100)
+    found, instance = prepared(0)
+    score_prepared(referred, runtime, instance, found, version="1", watch=figures.drift.note)
+    assert told(figures, "images") == {}
+    assert told(figures, "psi") == {}
 
 
 def test_two_workers_add_up(referred, tmp_path):
