@@ -1,5 +1,6 @@
 """The Score: the whole answer about one image, as sent over HTTP and as read by the report writer."""
 
+import operator
 from typing import ClassVar
 
 from pydantic import Field
@@ -72,6 +73,17 @@ class FindingScore(Part):
     state: FindingState
 
 
+class PointState(Part):
+    """What one operating point of the card makes of a finding's probability."""
+
+    label: str
+    name: str = Field(description="of the operating point")
+    rule: str
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    state: FindingState
+
+
 class EvidenceMap(Part):
     """Where a logit comes from. ``mean(values) + bias`` is the logit (before the temperature)."""
 
@@ -80,13 +92,17 @@ class EvidenceMap(Part):
     or_later: bool = Field(
         default=False, description="of grades: the logit is that of this class or a later one"
     )
-    values: tuple[tuple[float, ...], ...] = Field(description="[h][w], contributions to the logit")
+    values: tuple[tuple[float, ...], ...] = Field(
+        description="[h][w], contributions to the logit; empty where only the picture was asked for"
+    )
     bias: float
     logit: float
     region: tuple[int, int, int, int] = Field(
         description="top, left, height, width of the map on the source picture, pixels"
     )
-    overlay_png: str = Field(default="", description="base64 PNG of the map over the picture")
+    overlay_png: str = Field(
+        default="", description="base64 PNG of the map over the picture; empty: not asked for"
+    )
 
 
 class Score(Document):
@@ -113,4 +129,15 @@ class Score(Document):
     evidence: tuple[EvidenceMap, ...] = ()
     score_id: str = Field(
         default="", description="random; names this score's receipt. Empty: no receipt is kept"
+    )
+    # left out where nobody asked for them: an answer without them is what it always was
+    embedding: tuple[float, ...] = Field(
+        default=(),
+        exclude_if=operator.not_,
+        description="[D], what the network saw in the image; there if it was asked for",
+    )
+    points: tuple[PointState, ...] = Field(
+        default=(),
+        exclude_if=operator.not_,
+        description="every finding at every operating point of the card; there if asked for",
     )

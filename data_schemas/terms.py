@@ -22,3 +22,6 @@ Format = Literal["dicom", "jpeg", "png", "tiff", "jpeg2000", "webp", "array"]
 
 LabelKind = Literal["binary", "classes", "ordinal"]
 """binary: 0 or 1. classes: 0..K-1, exclusive. ordinal: classes in an order, such as grades."""
+
+Aggregate = Literal["highest", "mean"]
+"""How the images of one side of a patient become one probability (``pipeline.model.decision``)."""

@@ -77,7 +77,7 @@ class Shape:
         beside = (away**2).sum(axis=1) - (along**2).sum(axis=1)
         looked = np.asarray(looks_, np.float64) - self.look
         squares = np.einsum("ij,jk,ik->i", looked, self.precision, looked)
-        return np.sqrt(np.maximum(np.stack([beside, squares], axis=1), 0))
+        return np.asarray(np.sqrt(np.maximum(np.stack([beside, squares], axis=1), 0)))
 
 
 @dataclass(frozen=True, slots=True)

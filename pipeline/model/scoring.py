@@ -13,11 +13,18 @@ from data_schemas.score import EvidenceMap, ModelIdentity, ScopeAnswer, Score, S
 from pipeline.imaging.instance import Instance, Prepared
 from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.imaging.picture import picture
-from pipeline.model.decision import Decision, decide, not_assessed, out_of_scope
+from pipeline.model.decision import (
+    NOT_ASSESSABLE,
+    Decision,
+    decide,
+    every_point,
+    not_assessed,
+    out_of_scope,
+)
 from pipeline.model.overlay import overlay_png
 from pipeline.model.package import Package
-from pipeline.model.reference import Sight
 from pipeline.model.runtime import Outputs, Runtime
+from pipeline.model.wanted import ALL_EVIDENCE, SCORE_ALONE, Wanted
 
 FULL_COLOUR = 1.0
 """Least evidence, in logits, that the strongest colour of an overlay stands for."""
@@ -73,7 +80,8 @@ def score_instance(
     """Score one decoded instance; see :func:`score_bytes`."""
     prepared = prepare_any_kind(instance, package.contract)
     seen = (lambda: picture(instance)) if evidence else None
-    return score_prepared(package, runtime, instance, prepared, seen=seen, version=version)
+    wanted = ALL_EVIDENCE if evidence else SCORE_ALONE
+    return score_prepared(package, runtime, instance, prepared, wanted, seen=seen, version=version)
 
 
 def score_prepared(
@@ -81,24 +89,25 @@ def score_prepared(
     runtime: Runtime,
     instance: Instance,
     prepared: Prepared,
+    wanted: Wanted = SCORE_ALONE,
     *,
     seen: Callable[[], NDArray[np.uint8]] | None = None,
     version: str = "",
-    watch: Callable[[Score, Sight], None] = lambda _score, _sight: None,
 ) -> Score:
     """Score one prepared image; of ``instance`` only its facts are read, not its pixels.
 
-    ``seen`` gives the picture, uint8 [H, W, 3], that evidence maps are drawn over; ``None``: no maps.
-    ``watch`` is told how the image compares with the model's own, if the network saw it and the
-    package keeps a reference.
+    ``seen`` gives the picture, uint8 [H, W, 3], that evidence maps are drawn over; ``None``: they
+    aren't drawn.
     """
     if prepared.outside:
         decision = not_assessed(package.card, "out_of_scope")
         score = _score(package, runtime, instance, prepared, decision, version)
         other_kind = ScopeAnswer(inside=False, reasons=(prepared.outside,))
-        return score.model_copy(update={"scope": other_kind})
+        score = score.model_copy(update={"scope": other_kind})
+        return _with_more(score, package.card, wanted)
     if not prepared.quality.sufficient:
-        return _score(package, runtime, instance, prepared, not_assessed(package.card), version)
+        score = _score(package, runtime, instance, prepared, not_assessed(package.card), version)
+        return _with_more(score, package.card, wanted)
     outputs = runtime.run(prepared.pixels[None])
     decision = decide(package.card, outputs.logits[0])
     reference = package.reference
@@ -107,12 +116,29 @@ def score_prepared(
     if scope and not scope.inside:
         decision = out_of_scope(decision)
     score = _score(package, runtime, instance, prepared, decision, version)
-    maps = _evidence_maps(package.card, runtime, outputs, seen(), prepared) if seen else ()
+    maps: tuple[EvidenceMap, ...] = ()
+    if wanted.arrays or wanted.pictures:
+        picture = seen() if seen and wanted.pictures else None
+        maps = _evidence_maps(package.card, runtime, outputs, picture, prepared)
+        if not wanted.arrays:
+            maps = tuple(one.model_copy(update={"values": ()}) for one in maps)
     logits = tuple(float(value) for value in outputs.logits[0])
     score = score.model_copy(update={"logits": logits, "scope": scope, "evidence": maps})
-    if sight:
-        watch(score, sight)
-    return score
+    if sight and wanted.watch:
+        wanted.watch(score, sight)
+    return _with_more(score, package.card, wanted, outputs.embedding[0])
+
+
+def _with_more(
+    score: Score, card: Card, wanted: Wanted, embedding: NDArray[np.float32] | None = None
+) -> Score:
+    more: dict[str, Any] = {}
+    if wanted.points:
+        judged = score.verdict not in NOT_ASSESSABLE
+        more["points"] = every_point(card, (score if judged else not_assessed(card)).findings)
+    if wanted.embedding and embedding is not None:
+        more["embedding"] = tuple(float(value) for value in embedding)
+    return score.model_copy(update=more) if more else score
 
 
 def explained_class(output: Output, logits: NDArray[np.floating[Any]]) -> tuple[int, int]:
@@ -176,16 +202,22 @@ def _digest(prepared: Prepared) -> str:
 
 
 def _evidence_maps(
-    card: Card, runtime: Runtime, outputs: Outputs, seen: NDArray[np.uint8], prepared: Prepared
+    card: Card,
+    runtime: Runtime,
+    outputs: Outputs,
+    seen: NDArray[np.uint8] | None,
+    prepared: Prepared,
 ) -> tuple[EvidenceMap, ...]:
     logits, grids = outputs.logits[0], outputs.evidence[0]
     maps = []
     for output in card.outputs:
         index, column = explained_class(output, logits)
         values = grids[column]
-        # a map weaker than one logit everywhere stays pale instead of being blown up to full colour
-        unit = max(float(np.abs(values).max()), FULL_COLOUR)
-        drawn = overlay_png(seen, values, prepared.region, unit=unit)
+        drawn = b""
+        if seen is not None:
+            # a map weaker than one logit everywhere stays pale instead of blown up to full colour
+            unit = max(float(np.abs(values).max()), FULL_COLOUR)
+            drawn = overlay_png(seen, values, prepared.region, unit=unit)
         maps.append(
             EvidenceMap(
                 label=output.label,

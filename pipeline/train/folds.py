@@ -26,9 +26,11 @@ from pipeline.train.leaks import Leaks, judged
 
 Strings = NDArray[np.str_]
 
-REST: tuple[tuple[Split, float], ...] = (("train", 0.8), ("tune", 0.1), ("calibration", 0.1))
-"""What the patients of the other folds do. More for train than in a data set's own splits, which
-must find room for a sealed test split, too."""
+REST: tuple[Split, ...] = ("train", "tune", "calibration")
+TUNE, CALIBRATION = 0.05, 0.1
+"""Shares of the other folds' patients; the rest train. That is more than in a data set's own splits,
+which must find room for a sealed test split, too. Tune gets least: it chooses nothing where it is
+small."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,10 @@ def _splits(number: int, place: Ints, person: Strings, strata: dict[str, Stratum
     """Return every image's split in one fold: its test images, and the others dealt by patient."""
     tested = place == number
     rest = sorted(set(person[~tested].tolist()))
-    dealt = deal({one: strata[one] for one in rest}, [share for _, share in REST], {})
-    splits = np.array([REST[dealt[one]][0] if one in dealt else "test" for one in person.tolist()])
+    tune = max(TUNE, 1 / max(3, len(rest)))  # of few patients one, not none
+    shares = [1 - tune - CALIBRATION, tune, CALIBRATION]
+    dealt = deal({one: strata[one] for one in rest}, shares, {})
+    splits = np.array([REST[dealt[one]] if one in dealt else "test" for one in person.tolist()])
     splits[tested] = "test"
     return splits
 

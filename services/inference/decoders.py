@@ -24,6 +24,7 @@ from data_schemas.score import QualityAnswer
 from pipeline.imaging.instance import Instance, Prepared, Stored
 from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.imaging.picture import picture
+from pipeline.imaging.prepare import came_prepared
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
 
 MESSAGE = 128 * 1024
@@ -83,6 +84,11 @@ def decoded(data: bytes, contract: Contract, *, seen: bool) -> Decoded:
     judged = prepared.quality.sufficient and not prepared.outside
     shown = picture(instance) if seen and judged else None
     return Decoded(instance, prepared, shown, read_at - began, ended - read_at)
+
+
+def as_decoded(pixels: NDArray[np.uint8]) -> Decoded:
+    """Return an image that came prepared, uint8 [size, size, channels], as if it had been decoded."""
+    return Decoded(*came_prepared(pixels), None, 0.0, 0.0)
 
 
 class Breeding(Protocol):

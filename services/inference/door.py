@@ -80,7 +80,7 @@ class Door:
             self._journal.fault(error, request_id=request_id)
             facts.setdefault("code", "FAULT")
             if status == 0:
-                await answer(refusal_of(error), request_id)(scope, receive, sending)
+                await answer(refusal_of(error), scope)(scope, receive, sending)
         finally:
             self._note(scope, status, facts, time.perf_counter() - began)
             if trace is not None:
@@ -94,6 +94,11 @@ class Door:
             self._figures.refusals.labels(facts["code"]).inc()
         if "verdict" in facts:
             self._figures.scores.labels(facts["verdict"], facts.get("version", "")).inc()
+        # of a request with several images
+        for verdict, count in facts.get("verdicts", {}).items():
+            self._figures.scores.labels(verdict, facts.get("version", "")).inc(count)
+        for code, count in facts.get("codes", {}).items():
+            self._figures.refusals.labels(code).inc(count)
         self._journal.write(
             "request",
             request_id=scope["state"]["request_id"],

@@ -3,12 +3,13 @@
 import asyncio
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_schemas.score import Score
 from pipeline.model.package import Package, open_package
+from pipeline.model.wanted import SCORE_ALONE, Wanted
 from services.inference.checking import CheckError, checked, decode_limits, worker_count
 from services.inference.figures import Figures
 from services.inference.following import News, read_news
@@ -108,11 +109,19 @@ class Engine:
         if self.receipts is not None:
             self.receipts.close()
 
-    async def score(self, data: bytes, *, evidence: bool, deadline: float = float("inf")) -> Score:
-        """Score one file's bytes in the pool.
+    async def score(
+        self,
+        image: "bytes | Decoded",
+        wanted: Wanted = SCORE_ALONE,
+        *,
+        deadline: float = float("inf"),
+        of: Loaded | None = None,
+    ) -> Score:
+        """Score one file's bytes, or an image that came prepared, in the pool.
 
         ``deadline`` is on the clock of ``time.monotonic``. If the caller is cancelled, an image that
-        waits is dropped, and one that was only decoded isn't run.
+        waits is dropped, and one that was only decoded isn't run. ``of`` is the version that answers,
+        for whoever asks about several images; ``None``: the latest.
 
         Raises
         ------
@@ -132,7 +141,7 @@ class Engine:
         left = threading.Event()
         try:
             score = await pool.run(
-                lambda: self._score(data, evidence=evidence, deadline=deadline, left=left), deadline
+                lambda: self._score(image, wanted, of=of, deadline=deadline, left=left), deadline
             )
         except asyncio.CancelledError:
             left.set()
@@ -144,15 +153,26 @@ class Engine:
             return await asyncio.to_thread(with_receipt, self.receipts, score)
 
     def _score(
-        self, data: bytes, *, evidence: bool, deadline: float, left: threading.Event
+        self,
+        image: "bytes | Decoded",
+        wanted: Wanted,
+        *,
+        of: Loaded | None,
+        deadline: float,
+        left: threading.Event,
     ) -> Score:
         from pipeline.model.scoring import score_prepared
 
         # taken once: from here to the answer everything is of this version
-        loaded, decoding = self.loaded, self._decoding
+        loaded, decoding = of or self.loaded, self._decoding
         assert loaded is not None  # noqa: S101 - for the type checker
         assert decoding is not None  # noqa: S101
-        found = decoding.decode(data, loaded.package.contract, seen=evidence)
+        contract = loaded.package.contract
+        found = (
+            decoding.decode(image, contract, seen=wanted.pictures)
+            if isinstance(image, bytes)
+            else image
+        )
         if left.is_set() or time.monotonic() > deadline:
             raise too_late()
         shown = found.picture
@@ -162,9 +182,9 @@ class Engine:
             loaded.runtime,
             found.instance,
             found.prepared,
+            replace(wanted, watch=self.figures.drift.note),
             seen=None if shown is None else lambda: shown,
             version=loaded.version,
-            watch=self.figures.drift.note,
         )
         self._note(score, found, began, time.perf_counter() - began)
         if self._shadow is not None:

@@ -26,6 +26,12 @@ class ServiceSettings(Part):
         default=32, ge=0, description="images that may wait for a thread; more are answered 503"
     )
     max_body_mb: int = Field(default=256, ge=1, le=4096, description="largest request body, MiB")
+    max_images: int = Field(
+        default=64, ge=1, le=4096, description="images of one request that may hold several"
+    )
+    max_images_mb: int = Field(
+        default=256, ge=1, le=4096, description="largest body of several images, MiB"
+    )
     max_held_mb: int = Field(
         default=1024, ge=1, description="bodies held at once, MiB; more are answered 503"
     )
@@ -111,6 +117,11 @@ class ServiceSettings(Part):
     def max_body_bytes(self) -> int:
         """Largest request body, bytes."""
         return self.max_body_mb * 2**20
+
+    @property
+    def max_images_bytes(self) -> int:
+        """Largest body of several images, bytes; never less than that of one."""
+        return max(self.max_images_mb * 2**20, self.max_body_bytes)
 
     @property
     def max_held_bytes(self) -> int:

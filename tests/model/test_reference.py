@@ -17,6 +17,7 @@ from pipeline.model.package import REFERENCE, SUMS, open_package, with_evaluatio
 from pipeline.model.reference import Seen, looks, make_reference, pack_reference, unpack_reference
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes, score_prepared
+from pipeline.model.wanted import Wanted
 from tests.model import tiny_network as tiny
 from tests.model.test_scoring import SHARED
 from tests.services import drawn_files as drawn
@@ -140,7 +141,8 @@ def test_who_watches_is_told_of_what_the_network_saw(package):
     runtime, told = Runtime(package), []
     instance = read_any_kind(drawn.encoded(tiny.images(count=1)[0], "PNG"), package.contract)
     prepared = prepare_any_kind(instance, package.contract)
-    score_prepared(package, runtime, instance, prepared, watch=lambda *both: told.append(both))
+    wanted = Wanted(watch=lambda *both: told.append(both))
+    score_prepared(package, runtime, instance, prepared, wanted)
     ((score, sight),) = told
     assert score.scope == sight.scope
     assert set(sight.features) == set(references.FEATURES)

@@ -11,6 +11,7 @@ from pipeline.model.package import open_package
 from pipeline.model.reference import Histogram, Seen, looks, make_reference
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_prepared
+from pipeline.model.wanted import Wanted
 from services.inference.drift import stability_index
 from services.inference.figures import Figures
 from tests.model import tiny_network as tiny
@@ -61,7 +62,7 @@ def test_the_same_images_show_no_drift_and_others_do(referred):
         found, instance = prepared(seed)
         found = type(found)(change(found.pixels), found.region, found.quality, ())
         score_prepared(
-            referred, runtime, instance, found, version="1", watch=figures.drift.note
+            referred, runtime, instance, found, version="1", wanted=Wanted(watch=figures.drift.note)
         )  # fmt: skip
 
     for seed in range(60):
@@ -85,7 +86,12 @@ def test_a_new_version_begins_anew_and_late_scores_of_the_old_one_are_left_out(r
 
     def score(version):
         score_prepared(
-            referred, runtime, instance, found, version=version, watch=figures.drift.note
+            referred,
+            runtime,
+            instance,
+            found,
+            version=version,
+            wanted=Wanted(watch=figures.drift.note),
         )
 
     figures.drift.follow("1", referred.reference, 10)
@@ -110,7 +116,9 @@ def test_a_package_without_reference_has_no_drift(referred):
     figures, runtime = Figures(), Runtime(referred)
     figures.drift.follow("1", None, 100)
     found, instance = prepared(0)
-    score_prepared(referred, runtime, instance, found, version="1", watch=figures.drift.note)
+    score_prepared(
+        referred, runtime, instance, found, version="1", wanted=Wanted(watch=figures.drift.note)
+    )
     assert told(figures, "images") == {}
     assert told(figures, "psi") == {}
 
