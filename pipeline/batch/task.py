@@ -18,7 +18,7 @@ from pipeline.imaging.limits import check_file
 from pipeline.imaging.read import from_array
 from pipeline.ingest.records import SourceFile
 from pipeline.ingest.taking import is_known
-from pipeline.model.package import FILES, SUMS, Package, open_package
+from pipeline.model.package import SUMS, Package, open_package
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes, score_instance
 
@@ -57,7 +57,7 @@ Outcome = Row | Seen | Stopped
 def carried(package: Package) -> tuple[tuple[str, bytes], ...]:
     """Return a package's files, to be sent to machines that don't see its folder."""
     sums = (SUMS, (package.folder / SUMS).read_bytes())
-    return (sums, *((name, package.read(name)) for name in FILES))
+    return (sums, *((name, package.read(name)) for name in package.files))
 
 
 def score_file(

@@ -1,4 +1,4 @@
-"""The model package: a folder of six files that is written whole, verified when opened, or refused.
+"""The model package: a folder of a few files that is written whole, verified when opened, or refused.
 
 ``SHA256SUMS`` names every other file (``sha256sum -c`` checks it, too); the package's own digest is
 the SHA-256 of that list. Bytes are checked again whenever they are read, so that what runs is what
@@ -26,18 +26,20 @@ from data_schemas.document import Document
 from data_schemas.errors import HilumError, PackageError
 from data_schemas.files import sha256, write_bytes
 from pipeline.model.decision import DEFAULT
+from pipeline.model.reference import Reference, unpack_reference
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
 CONTRACT = "contract.json"
 VERIFICATION = "verification.npz"
+REFERENCE = "reference.npz"
 SUMS = "SHA256SUMS"
 KEPT_FILES = (GRAPH, WEIGHTS, VERIFICATION)
-"""What stays the same when only the card changes."""
+"""What stays the same when only the card changes, besides ``reference.npz`` where there is one."""
 
 FILES = (CARD, CONTRACT, GRAPH, WEIGHTS, VERIFICATION)
-"""What a package holds besides ``SHA256SUMS``."""
+"""What every package holds besides ``SHA256SUMS``."""
 
 Schema = TypeVar("Schema", bound=Document)
 
@@ -63,6 +65,13 @@ class Package:
     contract: Contract
     sha256: str
     digests: Mapping[str, str] = field(repr=False)
+    reference: Reference | None = field(default=None, repr=False, compare=False)
+    """What the model's own images look like; ``None``: the package keeps none."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What this package holds besides ``SHA256SUMS``."""
+        return (*FILES, *((REFERENCE,) if REFERENCE in self.digests else ()))
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file, checked against its digest.
@@ -118,7 +127,11 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
         from pipeline.model.signing import check_signature
 
         check_signature(folder, sha256(sums), trusted_keys)
-    return Package(folder, card, contract, sha256(sums), digests)
+    reference = None
+    if REFERENCE in digests:
+        data = _read_checked(folder, REFERENCE, digests[REFERENCE])
+        reference = unpack_reference(data, str(folder / REFERENCE))
+    return Package(folder, card, contract, sha256(sums), digests, reference)
 
 
 def verification(package: Package) -> Verification:
@@ -147,7 +160,8 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
     folder
         Must not exist, or be empty.
     files
-        ``model.onnx``, ``model.safetensors`` and ``verification.npz``.
+        ``model.onnx``, ``model.safetensors`` and ``verification.npz``; ``reference.npz`` if there
+        is one.
     card, contract
         The two documents.
 
@@ -157,12 +171,14 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
         If the documents don't fit each other, or ``folder`` already holds something.
     """
     check_documents(card, contract, where=folder)
+    kept = (*KEPT_FILES, *((REFERENCE,) if REFERENCE in files else ()))
     with _new_folder(folder) as part:
-        for name in KEPT_FILES:
+        for name in kept:
             write_bytes(part / name, files[name])
         card.write_json(part / CARD)
         contract.write_json(part / CONTRACT)
-        lines = [f"{sha256((part / name).read_bytes())}  {name}\n" for name in sorted(FILES)]
+        listed = sorted({*FILES, *kept})
+        lines = [f"{sha256((part / name).read_bytes())}  {name}\n" for name in listed]
         write_bytes(part / SUMS, "".join(lines).encode())
 
 
@@ -184,7 +200,7 @@ def with_evaluation(
         "notes": (*package.card.notes, *notes),
     }
     card = package.card.model_copy(update=update)
-    files = {name: package.read(name) for name in KEPT_FILES}
+    files = {name: package.read(name) for name in package.files if name not in (CARD, CONTRACT)}
     write_package(folder, files, card, package.contract)
     return open_package(folder)
 
