@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # ONNX Runtime 1.29 and later reports the graph's digest and this machine to its maker from the
@@ -52,8 +53,6 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # fp32 stays fp32 on ARM, too
     options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
-    # int8 products must not saturate on processors without VNNI: the same answer everywhere
-    options.add_session_config_entry("session.x64quantprecision", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile / "run")
@@ -65,6 +64,31 @@ def open_session(
 def has_cuda() -> bool:
     """Return whether this ONNX Runtime was built for CUDA."""
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def quantiser() -> SimpleNamespace:
+    """Return ONNX Runtime's quantiser; it needs onnx, which the served image doesn't have."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Feed:
+        """Hands out one input after the other."""
+
+        def __init__(self, inputs: list[dict[str, Any]]) -> None:
+            self._inputs = iter(inputs)
+
+        def get_next(self) -> dict[str, Any] | None:
+            """Return the next input, ``None`` at the end."""
+            return next(self._inputs, None)
+
+    return SimpleNamespace(
+        pre_process=quant_pre_process,
+        quantize_static=quantization.quantize_static,
+        feed=Feed,
+        qdq=quantization.QuantFormat.QDQ,
+        uint8=quantization.QuantType.QUInt8,
+        int8=quantization.QuantType.QInt8,
+    )
 
 
 class OnnxGraph:
