@@ -21,9 +21,10 @@ from pipeline.model.decision import (
     not_assessed,
     out_of_scope,
 )
+from pipeline.model.graph import Outputs
 from pipeline.model.overlay import overlay_png
 from pipeline.model.package import Package
-from pipeline.model.runtime import Outputs, Runtime
+from pipeline.model.runtime import Runtime
 from pipeline.model.wanted import ALL_EVIDENCE, SCORE_ALONE, Wanted
 
 FULL_COLOUR = 1.0
