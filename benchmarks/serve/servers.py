@@ -65,11 +65,20 @@ def free_port() -> int:
 
 def launch(words: list[str], log: Path, **environment: str) -> subprocess.Popen:
     places = os.pathsep.join([str(ROOT), str(PEERS)])
-    quiet = {"PYTHONPATH": places, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+    # MLflow starts a `uvicorn` that it looks for there
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    quiet = {
+        "PATH": path,
+        "PYTHONPATH": places,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+    }
+    # an installed service has its byte code beside it
+    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(log.parent / "pycache")}
     with log.open("wb") as stream:
         return subprocess.Popen(
             words, cwd=ROOT, stdout=stream, stderr=stream, start_new_session=True,
-            env={**os.environ, **quiet, **environment},
+            env={**os.environ, **quiet, **compiled, **environment},
         )  # fmt: skip
 
 

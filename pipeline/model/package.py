@@ -24,7 +24,7 @@ from data_schemas.card import Card, Evaluation, OperatingPoint, Output
 from data_schemas.contract import Contract
 from data_schemas.document import Document
 from data_schemas.errors import HilumError, PackageError
-from data_schemas.files import sha256, write_bytes
+from data_schemas.files import sha256, sha256_of_file, write_bytes
 from pipeline.model.decision import DEFAULT
 from pipeline.model.reference import Reference, unpack_reference
 
@@ -120,7 +120,7 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
         ) from error
     digests = _parse_sums(sums, folder / SUMS)
     for name in digests:
-        _read_checked(folder, name, digests[name])
+        _check_file(folder, name, digests[name])
     card = _document(Card, folder, CARD, digests)
     contract = _document(Contract, folder, CONTRACT, digests)
     check_documents(card, contract, where=folder)
@@ -303,21 +303,38 @@ def _document(schema: type[Schema], folder: Path, name: str, digests: Mapping[st
 
 
 def _read_checked(folder: Path, name: str, digest: str) -> bytes:
-    try:
+    with _found(folder / name):
         data = (folder / name).read_bytes()
+    _compare(sha256(data), digest, folder / name)
+    return data
+
+
+def _check_file(folder: Path, name: str, digest: str) -> None:
+    """As :func:`_read_checked`, in blocks: a large file isn't in memory at once."""
+    with _found(folder / name):
+        found = sha256_of_file(folder / name)
+    _compare(found, digest, folder / name)
+
+
+@contextmanager
+def _found(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise PackageError(
             "is missing from the package, or can't be read",
-            where=folder / name,
+            where=path,
             mend="fetch or write the package again",
         ) from error
-    if sha256(data) != digest:
+
+
+def _compare(found: str, digest: str, path: Path) -> None:
+    if found != digest:
         raise PackageError(
-            f"was altered: its SHA-256 is {sha256(data)[:12]}, {SUMS} says {digest[:12]}",
-            where=folder / name,
+            f"was altered: its SHA-256 is {found[:12]}, {SUMS} says {digest[:12]}",
+            where=path,
             mend="fetch or write the package again",
         )
-    return data
 
 
 @contextmanager

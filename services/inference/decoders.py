@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import resource
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -33,6 +34,10 @@ MESSAGE = 128 * 1024
 
 KEPT = 16 * 2**20
 """Bytes of a memory file that are kept from request to request; larger ones are given back."""
+
+
+IDLE_S = 1.0
+"""A process that nobody has asked for so long has time to import more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +223,19 @@ def serve_decoder(channel: socket.socket, memory: int, limits: WorkerLimits) -> 
     """Decode until the worker closes its end. The whole life of a decoder process."""
     limit_memory(limits.memory_bytes)
     contract = Contract(name="none yet")
+    ready_for_dicom(channel)
     while order := channel.recv(MESSAGE):
         asked = json.loads(order)
         limit_cpu(limits.seconds)
         if "contract" in asked:
             contract = Contract.model_validate_json(asked["contract"])
         channel.send(json.dumps(_answered(asked, memory, contract)).encode())
+
+
+def ready_for_dicom(channel: socket.socket) -> None:
+    """Import what reads DICOM in the first idle moment: neither the start waits for it, nor an image."""
+    if not select.select([channel], [], [], IDLE_S)[0]:
+        import pipeline.imaging.dicom_read  # noqa: F401
 
 
 def _answered(asked: dict[str, Any], memory: int, contract: Contract) -> dict[str, Any]:

@@ -264,9 +264,6 @@ class Engine:
     @staticmethod
     def _warm_decoders() -> None:
         # so that they are imported now and not while the first patient's image waits
-        import pydicom  # noqa: F401
-
-        import pipeline.imaging.read
         import pipeline.model.scoring  # noqa: F401
 
     def _hear(self) -> bool:
