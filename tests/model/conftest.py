@@ -5,6 +5,7 @@ import pytest
 from pipeline.model.export import export_package
 from pipeline.model.package import open_package
 from tests.model import tiny_network as tiny
+from tests.model.precise import write_precise
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,9 @@ def grades_package(tmp_path_factory):
     card = tiny.card(outputs=(tiny.GRADES,))
     export_package(tiny.EvidenceNetwork(5, seed=3), tiny.images(), card, tiny.CONTRACT, folder)
     return open_package(folder)
+
+
+@pytest.fixture(scope="session")
+def precise_package(tmp_path_factory):
+    """Two binary labels, an 8-bit graph, and evidence for every precision of this machine."""
+    return write_precise(tmp_path_factory.mktemp("precise"))
