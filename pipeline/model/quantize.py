@@ -208,12 +208,17 @@ def _correct_biases(model: Any, images: NDArray[np.uint8], kept: set[str]) -> No
     layers = [
         node
         for node in model.graph.node
-        if node.op_type == "Conv"
-        and node.name not in kept
-        and len(node.input) == 3
-        and node.input[1] in values
-        and node.input[2] in values
+        if node.op_type == "Conv" and node.name not in kept and node.input[1] in values
     ]
+    for node in layers:
+        if len(node.input) == 2:
+            node.input.append(f"{node.input[1]}|bias")
+        name = node.input[2]
+        if name not in values:
+            zeros = np.zeros(values[node.input[1]].dims[0], np.float32)
+            values[name] = numpy_helper.from_array(zeros, name)
+            model.graph.initializer.append(values[name])
+            values[name] = model.graph.initializer[-1]
     means = _input_means(model, sorted({node.input[0] for node in layers}), images)
     shifts: dict[str, list[NDArray[np.float64]]] = {}
     for node in layers:

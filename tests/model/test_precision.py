@@ -36,7 +36,9 @@ def test_a_score_names_its_kind_so_that_it_is_found_again(kind):
     assert kind_of(identity_of(kind, "1.2.3")) == kind
 
 
-@pytest.mark.parametrize("identity", ["", "tflite 2 fp32", "onnxruntime 1 fp16", "openvino 1 fp32 x"])
+@pytest.mark.parametrize(
+    "identity", ["", "tflite 2 fp32", "onnxruntime 1 fp16", "openvino 1 fp32 x"]
+)
 def test_a_runtime_that_nobody_knows_is_refused(identity):
     with pytest.raises(UsageError, match="no runtime"):
         kind_of(identity)
