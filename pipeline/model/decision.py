@@ -155,7 +155,7 @@ def decide_patient(card: Card, scores: Sequence[tuple[Laterality, Score]]) -> Pa
     for laterality in order:
         places = tuple(i for i, (side, _) in enumerate(scores) if side == laterality)
         if places:
-            found = [(scores[i][1].verdict, scores[i][1].findings) for i in places]
+            found = [_judged(card, scores[i][1]) for i in places]
             combined = _over_sides(card, found) if laterality == "U" else _of_side(card, found)
             sides.append(Side(laterality, places, *combined))
     verdict, findings = _over_sides(card, [(side.verdict, side.findings) for side in sides])
@@ -163,6 +163,12 @@ def decide_patient(card: Card, scores: Sequence[tuple[Laterality, Score]]) -> Pa
 
 
 _Judged = tuple[Verdict, tuple[FindingScore, ...]]
+
+
+def _judged(card: Card, score: Score) -> _Judged:
+    # what an image out of scope happens to score says nothing about the patient
+    silent = score.verdict in NOT_ASSESSABLE
+    return score.verdict, not_assessed(card).findings if silent else score.findings
 
 
 def _of_side(card: Card, images: Sequence[_Judged]) -> _Judged:

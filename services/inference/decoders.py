@@ -26,6 +26,7 @@ from pipeline.imaging.picture import picture
 from pipeline.imaging.prepare import came_prepared, prepare
 from pipeline.imaging.read import read
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
+from pipeline.model.overlay import reduced
 
 MESSAGE = 128 * 1024
 """Longest JSON message; a contract has a few thousand bytes."""
@@ -42,7 +43,7 @@ class Decoded:
     """Its facts; no pixels where a process of its own decoded it."""
     prepared: Prepared
     picture: NDArray[np.uint8] | None
-    """uint8 [H, W, 3] as a reader knows it, if asked for."""
+    """uint8 [H, W, 3] as a reader knows it, reduced for an overlay, if asked for."""
     decode_seconds: float
     prepare_seconds: float
 
@@ -81,7 +82,7 @@ def decoded(data: bytes, contract: Contract, *, seen: bool) -> Decoded:
     read_at = time.perf_counter()
     prepared = prepare(instance, contract)
     ended = time.perf_counter()
-    shown = picture(instance) if seen and prepared.quality.sufficient else None
+    shown = reduced(picture(instance)) if seen and prepared.quality.sufficient else None
     return Decoded(instance, prepared, shown, read_at - began, ended - read_at)
 
 
