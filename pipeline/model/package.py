@@ -1,4 +1,4 @@
-"""The model package: a folder of six files that is written whole, verified when opened, or refused.
+"""The model package: a folder of six or seven files that is written whole, verified when opened, or refused.
 
 ``SHA256SUMS`` names every other file (``sha256sum -c`` checks it, too); the package's own digest is
 the SHA-256 of that list. Bytes are checked again whenever they are read, so that what runs is what
@@ -37,7 +37,10 @@ KEPT_FILES = (GRAPH, WEIGHTS, VERIFICATION)
 """What stays the same when only the card changes."""
 
 FILES = (CARD, CONTRACT, GRAPH, WEIGHTS, VERIFICATION)
-"""What a package holds besides ``SHA256SUMS``."""
+"""What every package holds besides ``SHA256SUMS``."""
+
+INT8_GRAPH = "model.int8.onnx"
+"""The same network in 8-bit integers; not every package has it."""
 
 Schema = TypeVar("Schema", bound=Document)
 
@@ -109,7 +112,7 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
             f"holds no {SUMS}: not a model package, or an incomplete one", where=folder
         ) from error
     digests = _parse_sums(sums, folder / SUMS)
-    for name in FILES:
+    for name in digests:
         _check_file(folder, name, digests[name])
     card = _document(Card, folder, CARD, digests)
     contract = _document(Contract, folder, CONTRACT, digests)
@@ -147,7 +150,8 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
     folder
         Must not exist, or be empty.
     files
-        ``model.onnx``, ``model.safetensors`` and ``verification.npz``.
+        ``model.onnx``, ``model.safetensors``, ``verification.npz`` and, if there is one,
+        ``model.int8.onnx``.
     card, contract
         The two documents.
 
@@ -158,11 +162,13 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
     """
     check_documents(card, contract, where=folder)
     with _new_folder(folder) as part:
-        for name in KEPT_FILES:
+        names = [*KEPT_FILES, *([INT8_GRAPH] if INT8_GRAPH in files else [])]
+        for name in names:
             write_bytes(part / name, files[name])
         card.write_json(part / CARD)
         contract.write_json(part / CONTRACT)
-        lines = [f"{sha256((part / name).read_bytes())}  {name}\n" for name in sorted(FILES)]
+        listed = sorted((*names, CARD, CONTRACT))
+        lines = [f"{sha256((part / name).read_bytes())}  {name}\n" for name in listed]
         write_bytes(part / SUMS, "".join(lines).encode())
 
 
@@ -184,9 +190,13 @@ def with_evaluation(
         "notes": (*package.card.notes, *notes),
     }
     card = package.card.model_copy(update=update)
-    files = {name: package.read(name) for name in KEPT_FILES}
-    write_package(folder, files, card, package.contract)
+    write_package(folder, kept_files(package), card, package.contract)
     return open_package(folder)
+
+
+def kept_files(package: Package) -> dict[str, bytes]:
+    """Return the files that stay the same when only the card changes."""
+    return {name: package.read(name) for name in package.digests if name not in (CARD, CONTRACT)}
 
 
 def check_documents(card: Card, contract: Contract, *, where: Path | str) -> None:
@@ -262,6 +272,9 @@ def _parse_sums(data: bytes, where: Path) -> dict[str, str]:
         if found is None or found[2] in digests:
             raise PackageError("is not a line of `digest  file`", where=f"{where}:{number}")
         digests[found[2]] = found[1]
+    unknown = sorted(digests.keys() - {*FILES, INT8_GRAPH})
+    if unknown:
+        raise PackageError(f"lists {', '.join(unknown)}: no file of a package", where=where)
     missing = [name for name in FILES if name not in digests]
     if missing:
         raise PackageError(f"doesn't list {', '.join(missing)}", where=where)

@@ -15,9 +15,10 @@ from pipeline.imaging.picture import picture
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
 from pipeline.model.decision import Decision, decide, every_point, not_assessed
+from pipeline.model.graph import Outputs
 from pipeline.model.overlay import overlay_png
 from pipeline.model.package import Package
-from pipeline.model.runtime import Outputs, Runtime
+from pipeline.model.runtime import Runtime
 from pipeline.model.wanted import ALL_EVIDENCE, SCORE_ALONE, Wanted
 
 FULL_COLOUR = 1.0

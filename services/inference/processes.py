@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.model.package import Package
-from services.inference.checking import decode_limits, worker_count
+from services.inference.checking import decode_limits, wish_of, worker_count
 from services.inference.engine import Around
 from services.inference.figures import forget_process
 from services.inference.following import Follower, News, write_news
@@ -76,7 +76,13 @@ def _follower(serving: Serving, journal: Journal) -> Follower | None:
     write_news(serving.scratch, News(str(package.folder), serving.version, package.sha256))
     trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
     return Follower(
-        settings.model, serving.registry, serving.scratch, settings.follow_seconds, journal, trusted
+        settings.model,
+        serving.registry,
+        serving.scratch,
+        settings.follow_seconds,
+        journal,
+        trusted,
+        wish_of(settings),
     )
 
 
