@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.model.precise import needs_openvino
 
 ROOT = Path(__file__).parents[1]
