@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from data_schemas.document import Document, Part
+from data_schemas.terms import Aggregate
 
 
 class Output(Part):
@@ -156,6 +157,11 @@ class Card(Document):
     outputs: tuple[Output, ...]
     primary: str
     operating_points: tuple[OperatingPoint, ...]
+    aggregate: Aggregate = Field(
+        default="highest",
+        description="how the images of one side become one probability; the patient's is the "
+        "highest of the sides'",
+    )
     onnx_max_logit_difference: float = Field(
         ge=0, description="ONNX Runtime against torch on the verification images"
     )

@@ -23,6 +23,9 @@ Format = Literal["dicom", "jpeg", "png", "tiff", "jpeg2000", "webp", "array"]
 LabelKind = Literal["binary", "classes", "ordinal"]
 """binary: 0 or 1. classes: 0..K-1, exclusive. ordinal: classes in an order, such as grades."""
 
+Aggregate = Literal["highest", "mean"]
+"""How the images of one side of a patient become one probability (``pipeline.model.decision``)."""
+
 RuntimeName = Literal["onnxruntime", "openvino", "cuda"]
 """What runs a package's graph: ONNX Runtime or OpenVINO on the CPU, ONNX Runtime on a CUDA device."""
 

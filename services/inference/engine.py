@@ -3,13 +3,14 @@
 import asyncio
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_schemas.score import Score
 from pipeline.model.opening import CheckError, Opened, open_runtime
 from pipeline.model.package import Package, open_package
+from pipeline.model.wanted import SCORE_ALONE, Wanted
 from services.inference.checking import decode_limits, wish_of, worker_count
 from services.inference.figures import Figures
 from services.inference.following import News, read_news
@@ -22,6 +23,7 @@ from services.inference.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from pipeline.model.runtime import Runtime
+    from services.inference.body import Pieces
     from services.inference.decoders import Breeding, Decoded, Decoding
     from services.inference.shadow import Shadow
 
@@ -109,11 +111,19 @@ class Engine:
         if self.receipts is not None:
             self.receipts.close()
 
-    async def score(self, data: bytes, *, evidence: bool, deadline: float = float("inf")) -> Score:
-        """Score one file's bytes in the pool.
+    async def score(
+        self,
+        image: "bytes | Pieces | Decoded",
+        wanted: Wanted = SCORE_ALONE,
+        *,
+        deadline: float = float("inf"),
+        of: Loaded | None = None,
+    ) -> Score:
+        """Score one file's bytes, or an image that came prepared, in the pool.
 
         ``deadline`` is on the clock of ``time.monotonic``. If the caller is cancelled, an image that
-        waits is dropped, and one that was only decoded isn't run.
+        waits is dropped, and one that was only decoded isn't run. ``of`` is the version that answers,
+        for whoever asks about several images; ``None``: the latest.
 
         Raises
         ------
@@ -133,7 +143,7 @@ class Engine:
         left = threading.Event()
         try:
             score = await pool.run(
-                lambda: self._score(data, evidence=evidence, deadline=deadline, left=left), deadline
+                lambda: self._score(image, wanted, of=of, deadline=deadline, left=left), deadline
             )
         except asyncio.CancelledError:
             left.set()
@@ -141,18 +151,30 @@ class Engine:
         if self.receipts is None:
             return score
         # in a thread of its own: while the disk flushes, the scoring thread has the next image
-        return await asyncio.to_thread(with_receipt, self.receipts, score)
+        with self.figures.stage("receipt"):
+            return await asyncio.to_thread(with_receipt, self.receipts, score)
 
     def _score(
-        self, data: bytes, *, evidence: bool, deadline: float, left: threading.Event
+        self,
+        image: "bytes | Pieces | Decoded",
+        wanted: Wanted,
+        *,
+        of: Loaded | None,
+        deadline: float,
+        left: threading.Event,
     ) -> Score:
         from pipeline.model.scoring import score_prepared
 
         # taken once: from here to the answer everything is of this version
-        loaded, decoding = self.loaded, self._decoding
+        loaded, decoding = of or self.loaded, self._decoding
         assert loaded is not None  # noqa: S101 - for the type checker
         assert decoding is not None  # noqa: S101
-        found = decoding.decode(data, loaded.package.contract, seen=evidence)
+        contract = loaded.package.contract
+        found = (
+            decoding.decode(image, contract, seen=wanted.pictures)
+            if isinstance(image, (bytes, tuple))
+            else image
+        )
         if left.is_set() or time.monotonic() > deadline:
             raise too_late()
         shown = found.picture
@@ -162,19 +184,23 @@ class Engine:
             loaded.runtime,
             found.instance,
             found.prepared,
+            replace(wanted, watch=self.figures.drift.note),
             seen=None if shown is None else lambda: shown,
             version=loaded.version,
         )
-        self._note(score, found, time.perf_counter() - began)
+        self._note(score, found, began, time.perf_counter() - began)
         if self._shadow is not None:
             self._shadow.offer(loaded.package, found, score)
         return score
 
-    def _note(self, score: Score, found: "Decoded", run_seconds: float) -> None:
-        stages = self.figures.stage_seconds
-        stages.labels("decode").observe(found.decode_seconds)
-        stages.labels("prepare").observe(found.prepare_seconds)
-        stages.labels("run").observe(run_seconds)
+    def _note(self, score: Score, found: "Decoded", began: float, run_seconds: float) -> None:
+        # where a process of its own decoded, its clock isn't ours: decoding ended where the run began
+        prepared_at = began - found.prepare_seconds
+        self.figures.took("decode", prepared_at - found.decode_seconds, found.decode_seconds)
+        self.figures.took("prepare", prepared_at, found.prepare_seconds)
+        self.figures.took("run", began, run_seconds)
+        if score.logits:
+            self.figures.batch.observe(1)
         for reason in () if score.quality.sufficient else score.quality.reasons:
             self.figures.quality.labels(score.model.version, reason).inc()
         for finding in score.findings:
@@ -238,9 +264,6 @@ class Engine:
     @staticmethod
     def _warm_decoders() -> None:
         # so that they are imported now and not while the first patient's image waits
-        import pydicom  # noqa: F401
-
-        import pipeline.imaging.read
         import pipeline.model.scoring  # noqa: F401
 
     def _hear(self) -> bool:
@@ -297,6 +320,8 @@ class Engine:
         if old is not None:
             self.figures.model_info.labels(*_labels(old)).set(0)
         self.figures.model_info.labels(*_labels(loaded)).set(1)
+        window = -(-self._settings.drift_window // worker_count(self._settings))
+        self.figures.drift.follow(loaded.version, loaded.package.reference, window)
 
     def _fail(self, error: Exception) -> None:
         self.state = "failed"

@@ -88,7 +88,6 @@ def _follower(serving: Serving, journal: Journal) -> Follower | None:
 
 def _import_once() -> None:
     """Import what workers need, so that they share it. Nothing here starts a thread (a test counts)."""
-    import pydicom  # noqa: F401
     import uvicorn.protocols.http.httptools_impl  # noqa: F401
 
     import services.inference.app

@@ -170,7 +170,7 @@ function scored(tree) {
       element("strong", { textContent: VERDICTS[tree.verdict] ?? tree.verdict }),
       element("span", {}, finding && ["positive", "negative", "indeterminate"].includes(tree.verdict)
         ? `${words(tree.primary)}: ${percent(finding.probability)}, positive from ${percent(tree.threshold)} (operating point ${tree.operating_point})`
-        : tree.quality.reasons.join("; "))),
+        : [...tree.quality.reasons, ...(tree.scope?.reasons ?? [])].join("; "))),
     element("h3", { textContent: "Findings" }),
     findingsTable(tree),
     ...Object.entries(tree.probabilities).filter(([, classes]) => Object.keys(classes).length > 2)
@@ -181,6 +181,8 @@ function scored(tree) {
         (tree.image.modality ? `, ${tree.image.modality}` : "")],
       ["Laterality", { L: "left", R: "right", B: "both", U: "unknown" }[tree.image.laterality]],
       ["Quality", tree.quality.sufficient ? "sufficient" : `insufficient: ${tree.quality.reasons.join("; ")}`],
+      ...(tree.scope === null || tree.scope.distance === null ? [] : [["Distance to the model's own images",
+        `${tree.scope.distance.toFixed(2)}; outside from ${tree.scope.limit.toFixed(2)}`]]),
       ...tree.image.warnings.map((warning) => ["Warning", warning]),
       ["File", digest(tree.image.source_sha256)],
       ["Prepared", digest(tree.image.prepared_sha256)],
