@@ -27,6 +27,11 @@ def grades_package(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def precise_package(tmp_path_factory):
+    """Two binary labels, an 8-bit graph, and evidence for every precision of this machine."""
+    return write_precise(tmp_path_factory.mktemp("precise"))
+
+
 def fundus_contract():
     """For colour photographs of the retina, with a check of their quality."""
     return Contract(
@@ -45,9 +50,3 @@ def fundus_package(fundus_contract, tmp_path_factory):
     card = tiny.card(contract=fundus_contract)
     export_package(tiny.EvidenceNetwork(2), tiny.images(), card, fundus_contract, folder)
     return open_package(folder)
-
-
-@pytest.fixture(scope="session")
-def precise_package(tmp_path_factory):
-    """Two binary labels, an 8-bit graph, and evidence for every precision of this machine."""
-    return write_precise(tmp_path_factory.mktemp("precise"))
