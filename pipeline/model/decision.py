@@ -1,7 +1,7 @@
 """From logits to an answer: probabilities, finding states, verdict. One place for every door; numpy only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,9 +75,12 @@ def positive_probability(card: Card, label: str, logits: Logits) -> NDArray[np.f
 
 def of_positive(output: Output, logits: Logits) -> NDArray[np.float64]:
     """Return the calibrated probability [N] of an output's positive classes."""
-    found = calibrated(output, np.asarray(logits, dtype=np.float64))
+    return _of_positive(output, calibrated(output, np.asarray(logits, dtype=np.float64)))
+
+
+def _of_positive(output: Output, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     # a sum of softmax terms may exceed 1 by a rounding error
-    total: NDArray[np.float64] = found[:, list(output.positive_classes)].sum(axis=1)
+    total: NDArray[np.float64] = shares[:, list(output.positive_classes)].sum(axis=1)
     return np.minimum(total, 1.0)
 
 
@@ -101,24 +104,36 @@ def decide(card: Card, logits: Logits) -> Decision:
     A label without an operating point gets its probabilities but no finding state
     (``not_assessed``): nobody said where it turns positive.
     """
-    row = np.asarray(logits)[None]
+    shares = probabilities(card, np.asarray(logits)[None])
     named = {
-        output.label: {
-            name: float(value) for name, value in zip(output.classes, columns[0], strict=True)
-        }
-        for output, columns in zip(card.outputs, probabilities(card, row).values(), strict=True)
-    }
-    findings = tuple(
-        _finding(card, output.label, float(positive_probability(card, output.label, row)[0]))
+        output.label: dict(zip(output.classes, map(float, shares[output.label][0]), strict=True))
         for output in card.outputs
-    )
-    return Decision(verdicts(card, row)[0], _primary_point(card), named, findings)
+    }
+    positive = {
+        output.label: float(_of_positive(output, shares[output.label])[0])
+        for output in card.outputs
+    }
+    findings = tuple(_finding(card, label, value) for label, value in positive.items())
+    point = _primary_point(card)
+    verdict = _VERDICTS[state(point, positive[card.primary])]
+    return Decision(verdict, point, named, findings)
 
 
-def not_assessed(card: Card) -> Decision:
-    """Return the answer about an image of insufficient quality: no probability, no finding."""
+def not_assessed(card: Card, verdict: Verdict = "insufficient_quality") -> Decision:
+    """Return the answer about an image that the network didn't see: no probability, no finding."""
     findings = tuple(_finding(card, output.label, None) for output in card.outputs)
-    return Decision("insufficient_quality", _primary_point(card), {}, findings)
+    return Decision(verdict, _primary_point(card), {}, findings)
+
+
+def out_of_scope(decision: Decision) -> Decision:
+    """Return the answer about an image that the model wasn't made for.
+
+    What the network said stays to be seen, but nothing is concluded from it.
+    """
+    findings = tuple(
+        finding.model_copy(update={"state": "not_assessed"}) for finding in decision.findings
+    )
+    return replace(decision, verdict="out_of_scope", findings=findings)
 
 
 @dataclass(frozen=True, slots=True)

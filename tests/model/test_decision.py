@@ -182,6 +182,23 @@ def test_the_mean_is_over_the_views_of_one_known_side():
     assert patient.verdict == "positive"
 
 
+def test_what_is_outside_stays_to_be_seen_and_says_nothing_about_the_patient():
+    card = tiny.card()
+    side, inside = scored(card, np.array([-2.0, 0.0]), "L")
+    found = decision.out_of_scope(decision.decide(card, np.array([9.0, 0.0])))
+    assert found.verdict == "out_of_scope"
+    assert found.findings[0].probability == pytest.approx(0.99988, abs=1e-4)
+    assert {finding.state for finding in found.findings} == {"not_assessed"}
+    outside = SimpleNamespace(verdict=found.verdict, findings=found.findings)
+    # another view of the same eye answers for it; of the other eye nothing is known
+    patient = decision.decide_patient(card, [(side, inside), (side, outside)])
+    assert (patient.verdict, patient.findings) == ("negative", inside.findings)
+    patient = decision.decide_patient(card, [(side, inside), ("R", outside)])
+    assert patient.verdict == "out_of_scope"
+    assert patient.findings[0].probability == inside.findings[0].probability
+    assert patient.findings[0].state == "not_assessed"
+
+
 def test_every_point_of_the_card_is_answered():
     low, high = tiny.point("referable"), tiny.point("referable", 0.9, 0.95)
     card = tiny.card(points=(low, high.model_copy(update={"name": "rule_in"})))

@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from data_schemas.contract import Accept, Contract, Quality
 from data_schemas.errors import ImageError
 from data_schemas.files import sha256
 from data_schemas.score import Score
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
 from pipeline.model import decision
-from pipeline.model.export import export_package
 from pipeline.model.overlay import overlay_png, reduced
-from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes
 from tests.model import tiny_network as tiny
@@ -79,21 +76,6 @@ def test_grades_explain_the_most_probable_class(grades_package):
     named = score.probabilities["dr_grade"]
     assert max(named, key=named.get) == tiny.GRADES.classes[found.class_index]
     assert sum(named.values()) == pytest.approx(1)
-
-
-@pytest.fixture(scope="module")
-def fundus_package(tmp_path_factory):
-    contract = Contract(
-        name="fundus",
-        accept=Accept(colour="required", modalities=("OP", "XC")),
-        region="fundus_field",
-        quality=Quality(check=True, min_brightness=80.0),
-        size=tiny.SIZE,
-    )
-    folder = tmp_path_factory.mktemp("fundus") / "package"
-    card = tiny.card(contract=contract)
-    export_package(tiny.EvidenceNetwork(2), tiny.images(), card, contract, folder)
-    return open_package(folder)
 
 
 def test_a_photograph_too_dark_to_judge_gets_no_answer(fundus_package):

@@ -203,7 +203,7 @@ function patient(tree, files) {
 
 function scored(tree) {
   return [
-    verdictOf(tree, tree.quality.reasons.join("; ")),
+    verdictOf(tree, [...tree.quality.reasons, ...(tree.scope?.reasons ?? [])].join("; ")),
     element("h3", { textContent: "Findings" }),
     findingsTable(tree),
     ...Object.entries(tree.probabilities).filter(([, classes]) => Object.keys(classes).length > 2)
@@ -214,6 +214,8 @@ function scored(tree) {
         (tree.image.modality ? `, ${tree.image.modality}` : "")],
       ["Laterality", SIDES[tree.image.laterality]],
       ["Quality", tree.quality.sufficient ? "sufficient" : `insufficient: ${tree.quality.reasons.join("; ")}`],
+      ...(tree.scope === null || tree.scope.distance === null ? [] : [["Distance to the model's own images",
+        `${tree.scope.distance.toFixed(2)}; outside from ${tree.scope.limit.toFixed(2)}`]]),
       ...tree.image.warnings.map((warning) => ["Warning", warning]),
       ["File", digest(tree.image.source_sha256)],
       ["Prepared", digest(tree.image.prepared_sha256)],
