@@ -107,9 +107,12 @@ class Evaluation(Part):
 
 
 class ExportCheck(Part):
-    """The exported graph against the network it came from, on images of the data set."""
+    """A graph in one runtime and precision against its reference, on images of the data set."""
 
-    precision: str = Field(description="the graph's, as it is served")
+    precision: str = Field(description="runtime, version and precision, as scores name them")
+    against: str = Field(
+        default="torch", description="torch: the network itself; else a runtime of the same package"
+    )
     split: str = Field(description="where the images are from; they don't travel in the package")
     images: int = Field(ge=0)
     max_logit_difference: float = Field(ge=0)
@@ -117,6 +120,9 @@ class ExportCheck(Part):
     changed_verdicts: int = Field(ge=0)
     near_threshold: int = Field(
         ge=0, description="images within 1e-4 of a threshold; their verdicts are equal, too"
+    )
+    max_evidence_difference: float = Field(
+        default=0.0, ge=0, description="|mean of the evidence + bias - logit|"
     )
     from_bytes: int = Field(
         default=0, ge=0, description="images that went as PNG files through the served road"

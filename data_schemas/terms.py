@@ -25,3 +25,15 @@ LabelKind = Literal["binary", "classes", "ordinal"]
 
 Aggregate = Literal["highest", "mean"]
 """How the images of one side of a patient become one probability (``pipeline.model.decision``)."""
+
+RuntimeName = Literal["onnxruntime", "openvino", "cuda"]
+"""What runs a package's graph: ONNX Runtime or OpenVINO on the CPU, ONNX Runtime on a CUDA device."""
+
+Precision = Literal["fp32", "bf16", "int8"]
+"""In which numbers a graph's convolutions and products are worked out."""
+
+RuntimeWish = Literal["auto", "onnxruntime", "openvino", "cuda"]
+"""auto: by the rule of pipeline/model/opening.py."""
+
+PrecisionWish = Literal["auto", "fast", "fp32", "bf16", "int8"]
+"""auto: fp32. fast: the fastest that the package's own evidence allows."""

@@ -75,9 +75,12 @@ def positive_probability(card: Card, label: str, logits: Logits) -> NDArray[np.f
 
 def of_positive(output: Output, logits: Logits) -> NDArray[np.float64]:
     """Return the calibrated probability [N] of an output's positive classes."""
-    found = calibrated(output, np.asarray(logits, dtype=np.float64))
+    return _of_positive(output, calibrated(output, np.asarray(logits, dtype=np.float64)))
+
+
+def _of_positive(output: Output, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     # a sum of softmax terms may exceed 1 by a rounding error
-    total: NDArray[np.float64] = found[:, list(output.positive_classes)].sum(axis=1)
+    total: NDArray[np.float64] = shares[:, list(output.positive_classes)].sum(axis=1)
     return np.minimum(total, 1.0)
 
 
@@ -101,18 +104,19 @@ def decide(card: Card, logits: Logits) -> Decision:
     A label without an operating point gets its probabilities but no finding state
     (``not_assessed``): nobody said where it turns positive.
     """
-    row = np.asarray(logits)[None]
+    shares = probabilities(card, np.asarray(logits)[None])
     named = {
-        output.label: {
-            name: float(value) for name, value in zip(output.classes, columns[0], strict=True)
-        }
-        for output, columns in zip(card.outputs, probabilities(card, row).values(), strict=True)
-    }
-    findings = tuple(
-        _finding(card, output.label, float(positive_probability(card, output.label, row)[0]))
+        output.label: dict(zip(output.classes, map(float, shares[output.label][0]), strict=True))
         for output in card.outputs
-    )
-    return Decision(verdicts(card, row)[0], _primary_point(card), named, findings)
+    }
+    positive = {
+        output.label: float(_of_positive(output, shares[output.label])[0])
+        for output in card.outputs
+    }
+    findings = tuple(_finding(card, label, value) for label, value in positive.items())
+    point = _primary_point(card)
+    verdict = _VERDICTS[state(point, positive[card.primary])]
+    return Decision(verdict, point, named, findings)
 
 
 def not_assessed(card: Card, verdict: Verdict = "insufficient_quality") -> Decision:
@@ -177,9 +181,9 @@ _Judged = tuple[Verdict, tuple[FindingScore, ...]]
 
 
 def _judged(card: Card, score: Score) -> _Judged:
-    # what a network says about an image that it wasn't made for says nothing about a patient
-    outside = score.verdict == "out_of_scope"
-    return score.verdict, not_assessed(card).findings if outside else score.findings
+    # what an image out of scope happens to score says nothing about the patient
+    silent = score.verdict in NOT_ASSESSABLE
+    return score.verdict, not_assessed(card).findings if silent else score.findings
 
 
 def _of_side(card: Card, images: Sequence[_Judged]) -> _Judged:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from data_schemas.card import Card
 from data_schemas.contract import Contract
 from data_schemas.errors import PackageError
-from pipeline.model.export_check import RealImages, check_export
+from pipeline.model.export_check import RealImages, check_export, further_rows
+from pipeline.model.graph import OUTPUTS
 from pipeline.model.package import (
     GRAPH,
     REFERENCE,
@@ -30,7 +31,6 @@ from pipeline.model.package import (
     write_package,
 )
 from pipeline.model.reference import Reference, pack_reference
-from pipeline.model.runtime import OUTPUTS
 from pipeline.model.session import open_session
 
 OPSET = 20  # the first with Gelu as one operator
@@ -112,14 +112,14 @@ def export_package(
         with tempfile.TemporaryDirectory() as scratch:
             trial = Path(scratch) / "package"
             write_package(trial, files, filled, contract)
-            found = check_export(
-                open_package(trial),
-                contract,
-                real,
-                images,
-                lambda asked: _torch_answers(settled, asked).logits,
-            )
-        filled = filled.model_copy(update={"checks": (found,)})
+            opened = open_package(trial)
+
+            def ask(asked: NDArray[np.uint8]) -> NDArray[np.float32]:
+                return _torch_answers(settled, asked).logits
+
+            found = check_export(opened, contract, real, images, ask)
+            more = further_rows(opened, real.pixels, ask(real.pixels), real.split)
+        filled = filled.model_copy(update={"checks": (found, *more)})
     write_package(folder, files, filled, contract)
     return filled
 

@@ -56,6 +56,12 @@ class Folds:
     notes: tuple[str, ...]
 
 
+def rest_shares(persons: int) -> list[float]:
+    """Return the shares of :data:`REST` among the ``persons`` >= 1 of the other folds."""
+    tune = max(TUNE, 1 / max(3, persons))  # of few, one and not none
+    return [1 - tune - CALIBRATION, tune, CALIBRATION]
+
+
 def make_folds(dataset: Dataset, plan: Plan, progress: Progress) -> Folds:
     """Return the ``plan.folds`` folds of everything that is not sealed (test, external).
 
@@ -92,9 +98,7 @@ def _splits(number: int, place: Ints, person: Strings, strata: dict[str, Stratum
     """Return every image's split in one fold: its test images, and the others dealt by patient."""
     tested = place == number
     rest = sorted(set(person[~tested].tolist()))
-    tune = max(TUNE, 1 / max(3, len(rest)))  # of few patients one, not none
-    shares = [1 - tune - CALIBRATION, tune, CALIBRATION]
-    dealt = deal({one: strata[one] for one in rest}, shares, {})
+    dealt = deal({one: strata[one] for one in rest}, rest_shares(len(rest)), {})
     splits = np.array([REST[dealt[one]] if one in dealt else "test" for one in person.tolist()])
     splits[tested] = "test"
     return splits

@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import resource
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -26,12 +27,18 @@ from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.imaging.picture import picture
 from pipeline.imaging.prepare import came_prepared
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
+from pipeline.model.overlay import reduced
+from services.inference.body import Pieces
 
 MESSAGE = 128 * 1024
 """Longest JSON message; a contract has a few thousand bytes."""
 
 KEPT = 16 * 2**20
 """Bytes of a memory file that are kept from request to request; larger ones are given back."""
+
+
+IDLE_S = 1.0
+"""A process that nobody has asked for so long has time to import more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,7 @@ class Decoded:
     """Its facts; no pixels where a process of its own decoded it."""
     prepared: Prepared
     picture: NDArray[np.uint8] | None
-    """uint8 [H, W, 3] as a reader knows it, if asked for."""
+    """uint8 [H, W, 3] as a reader knows it, reduced for an overlay, if asked for."""
     decode_seconds: float
     prepare_seconds: float
 
@@ -50,7 +57,7 @@ class Decoded:
 class Decoding(Protocol):
     """Where files are decoded."""
 
-    def decode(self, data: bytes, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
         """Return the file's prepared image, and its picture if ``seen``; ``ImageError`` if it is none."""
 
     def close(self) -> None:
@@ -60,9 +67,10 @@ class Decoding(Protocol):
 class Here:
     """Decodes in the calling thread: for an application that runs without a supervisor."""
 
-    def decode(self, data: bytes, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
-        return decoded(data, contract, seen=seen)
+        whole = data if isinstance(data, bytes) else b"".join(data)
+        return decoded(whole, contract, seen=seen)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -82,7 +90,7 @@ def decoded(data: bytes, contract: Contract, *, seen: bool) -> Decoded:
     prepared = prepare_any_kind(instance, contract)
     ended = time.perf_counter()
     judged = prepared.quality.sufficient and not prepared.outside
-    shown = picture(instance) if seen and judged else None
+    shown = reduced(picture(instance)) if seen and judged else None
     return Decoded(instance, prepared, shown, read_at - began, ended - read_at)
 
 
@@ -112,7 +120,8 @@ class _Decoder:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.pid = breeding.start(theirs, self.memory)
-        self.known: set[str] = set()
+        self.contract: Contract | None = None
+        """The one that it works by."""
 
     def close(self) -> None:
         self.channel.close()
@@ -147,13 +156,14 @@ class Apart:
         for _ in range(count):
             self._idle.put(_Decoder(breeding))
 
-    def decode(self, data: bytes, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
         decoder = self._idle.get()
         try:
             if decoder is None:  # none could be started in the place of a lost one: try again
                 decoder = _Decoder(self._breeding)
-            answer = self._asked(decoder, data, contract, seen=seen)
+            pieces = (data,) if isinstance(data, bytes) else data
+            answer = self._asked(decoder, pieces, contract, seen=seen)
         except _LostError as lost:
             assert decoder is not None  # noqa: S101 - for the type checker
             code = self._breeding.end(decoder.pid)
@@ -174,12 +184,13 @@ class Apart:
                 decoder.close()
         self._breeding.close()
 
-    def _asked(self, decoder: _Decoder, data: bytes, contract: Contract, *, seen: bool) -> Decoded:
-        digest = contract.digest()
-        order = {"bytes": len(data), "contract": digest, "seen": seen}
-        if digest not in decoder.known:
-            order["document"] = contract.model_dump_json()
-        _write(decoder.memory, 0, data)
+    def _asked(
+        self, decoder: _Decoder, pieces: Pieces, contract: Contract, *, seen: bool
+    ) -> Decoded:
+        order: dict[str, Any] = {"bytes": _write(decoder.memory, 0, *pieces), "seen": seen}
+        # the very same object, mostly: its digest costs more than all the rest here
+        if contract is not decoder.contract:
+            order["contract"] = contract.model_dump_json()
         try:
             decoder.channel.settimeout(self._limits.seconds)
             decoder.channel.send(json.dumps(order).encode())
@@ -190,7 +201,7 @@ class Apart:
             raise _LostError(late=False) from None
         if not reply:
             raise _LostError(late=False)
-        decoder.known.add(digest)
+        decoder.contract = contract
         try:
             return _unpacked(json.loads(reply), decoder.memory, contract)
         except (ValueError, KeyError, TypeError):
@@ -212,13 +223,20 @@ class _LostError(Exception):
 def serve_decoder(channel: socket.socket, memory: int, limits: WorkerLimits) -> None:
     """Decode until the worker closes its end. The whole life of a decoder process."""
     limit_memory(limits.memory_bytes)
-    contracts: dict[str, Contract] = {}
+    contract = Contract(name="none yet")
+    ready_for_dicom(channel)
     while order := channel.recv(MESSAGE):
         asked = json.loads(order)
         limit_cpu(limits.seconds)
-        if "document" in asked:
-            contracts[asked["contract"]] = Contract.model_validate_json(asked["document"])
-        channel.send(json.dumps(_answered(asked, memory, contracts[asked["contract"]])).encode())
+        if "contract" in asked:
+            contract = Contract.model_validate_json(asked["contract"])
+        channel.send(json.dumps(_answered(asked, memory, contract)).encode())
+
+
+def ready_for_dicom(channel: socket.socket) -> None:
+    """Import what reads DICOM in the first idle moment: neither the start waits for it, nor an image."""
+    if not select.select([channel], [], [], IDLE_S)[0]:
+        import pipeline.imaging.dicom_read  # noqa: F401
 
 
 def _answered(asked: dict[str, Any], memory: int, contract: Contract) -> dict[str, Any]:
@@ -289,11 +307,14 @@ def _unpacked(reply: dict[str, Any], memory: int, contract: Contract) -> Decoded
     return Decoded(instance, prepared, seen, *reply["seconds"])
 
 
-def _write(memory: int, offset: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(memory, view, offset)
-        view, offset = view[done:], offset + done
+def _write(memory: int, offset: int, *pieces: bytes | memoryview) -> int:
+    """Write one after the other, and return how many bytes that were."""
+    length = sum(map(len, pieces))
+    # one call takes all pieces of a body, and all their bytes
+    done = os.pwritev(memory, pieces, offset)
+    if done != length:
+        raise HilumError(f"the memory file took {done} of {length} bytes")
+    return length
 
 
 def _read(memory: int, offset: int, length: int) -> bytes:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from data_schemas.errors import BusyError
 from data_schemas.score import Score
 from pipeline.model.wanted import SCORE_ALONE, Wanted
-from services.inference.body import Bodies, too_many
+from services.inference.body import Bodies, Pieces, too_many
 from services.inference.engine import Engine, Loaded
 from services.inference.journal import Journal
 from services.inference.patience import attended, deadline_of
@@ -46,7 +46,9 @@ class Desk:
         """Return until when the request may be answered; see :func:`deadline_of`."""
         return deadline_of(request, self.settings.answer_seconds)
 
-    async def one(self, request: Request, data: bytes, wanted: Wanted, deadline: float) -> Score:
+    async def one(
+        self, request: Request, data: "bytes | Pieces", wanted: Wanted, deadline: float
+    ) -> Score:
         """Score the only image of a request.
 
         Raises
@@ -54,7 +56,7 @@ class Desk:
         ImageError, BusyError, Refusal
             As :meth:`Engine.score`.
         """
-        request.state.facts["bytes"] = len(data)
+        request.state.facts["bytes"] = len(data) if isinstance(data, bytes) else sum(map(len, data))
         work = self.engine.score(data, wanted, deadline=deadline)
         score = await attended(request, work, deadline)
         request.state.facts.update(verdict=score.verdict, version=score.model.version)
@@ -63,7 +65,7 @@ class Desk:
     async def every(
         self,
         request: Request,
-        images: "Sequence[bytes | Decoded]",
+        images: "Sequence[bytes | Pieces | Decoded]",
         wanted: Wanted = SCORE_ALONE,
         *,
         deadline: float,
@@ -82,7 +84,7 @@ class Desk:
     async def each(
         self,
         request: Request,
-        images: "Sequence[bytes | Decoded]",
+        images: "Sequence[bytes | Pieces | Decoded]",
         wanted: Wanted = SCORE_ALONE,
         *,
         deadline: float,
@@ -156,7 +158,13 @@ class Desk:
         return self.engine.pool.threads if self.engine.pool is not None else 1
 
     async def _scored(
-        self, image: "bytes | Decoded", wanted: Wanted, deadline: float, of: Loaded, *, waits: bool
+        self,
+        image: "bytes | Pieces | Decoded",
+        wanted: Wanted,
+        deadline: float,
+        of: Loaded,
+        *,
+        waits: bool,
     ) -> Score:
         while True:
             try:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from data_schemas.document import Part
 from data_schemas.settings import Layer, resolve
+from data_schemas.terms import PrecisionWish, RuntimeWish
 
 PREFIX = "HILUM_"
 
@@ -21,6 +22,14 @@ class ServiceSettings(Part):
     port: int = Field(default=8080, ge=0, le=65535, description="0: any free port")
     threads: int = Field(
         default=0, ge=0, le=256, description="images scored at once; 0: the cores it may use"
+    )
+    runtime: RuntimeWish = Field(
+        default="auto", description="what runs the model: auto, onnxruntime, openvino or cuda"
+    )
+    precision: PrecisionWish = Field(
+        default="auto",
+        description="auto is fp32; bf16, int8: refused unless the package's evidence allows it; "
+        "fast: the fastest that it allows",
     )
     queue: int = Field(
         default=32, ge=0, description="images that may wait for a thread; more are answered 503"

@@ -6,6 +6,7 @@ from data_schemas.contract import Accept, Contract, Quality
 from pipeline.model.export import export_package
 from pipeline.model.package import open_package
 from tests.model import tiny_network as tiny
+from tests.model.precise import write_precise
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +45,9 @@ def fundus_package(fundus_contract, tmp_path_factory):
     card = tiny.card(contract=fundus_contract)
     export_package(tiny.EvidenceNetwork(2), tiny.images(), card, fundus_contract, folder)
     return open_package(folder)
+
+
+@pytest.fixture(scope="session")
+def precise_package(tmp_path_factory):
+    """Two binary labels, an 8-bit graph, and evidence for every precision of this machine."""
+    return write_precise(tmp_path_factory.mktemp("precise"))

@@ -118,6 +118,19 @@ def scored(card, logits, laterality="U"):
     return laterality, SimpleNamespace(verdict=found.verdict, findings=found.findings)
 
 
+def test_an_image_out_of_scope_says_nothing_about_the_patient_whatever_it_scores():
+    card = tiny.card()
+    _, strange = scored(card, np.array([9.0, 9.0]))
+    strange.verdict = "out_of_scope"
+    alone = decision.decide_patient(card, [("L", strange)])
+    assert (alone.verdict, alone.findings[0].probability) == ("out_of_scope", None)
+    other = scored(card, np.array([-9.0, -9.0]), "R")
+    for side, verdict in (("L", "out_of_scope"), ("R", "negative")):
+        patient = decision.decide_patient(card, [(side, strange), other])
+        assert patient.verdict == verdict
+        assert patient.findings[0].probability == other[1].findings[0].probability
+
+
 SIDES = st.sampled_from(["L", "R", "B", "U"])
 IMAGES = st.lists(st.tuples(SIDES, st.none() | st.tuples(LOGIT, LOGIT)), min_size=1, max_size=6)
 

@@ -244,8 +244,12 @@ def test_sigterm_lets_requests_under_way_end(package, tmp_path):
 
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             answers = [pool.submit(send, number) for number in range(4)]
-            time.sleep(0.5)
-            assert not any(answer.done() for answer in answers)
+            with running.client() as client:
+                # a connection that the service has not taken yet may be refused: wait for all
+                held = 0.0
+                while held + sum(answer.done() for answer in answers) < 4:
+                    held = round(figure(client, "hilum_held_bytes") / len(big))
+            assert not all(answer.done() for answer in answers)
             running.process.send_signal(signal.SIGTERM)
             assert [answer.result() for answer in answers] == [200] * 4
         assert running.process.wait(timeout=20) == 0
