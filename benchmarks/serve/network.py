@@ -120,16 +120,12 @@ def reduced(out: Path, backbone: str) -> Path:
         calibration, _ = prepared(photographs(test=False)[:64])
         measured, _ = prepared(photographs(test=True))
         with_int8(package, calibration, measured, "tune", folder)
-    for row in open_package_card(folder).checks:
+    for row in Card.read_json(folder / "card.json").checks:
         print(
             f"{row.precision}: {row.changed_verdicts} of {row.images} verdicts changed,"
             f" largest |dp| {row.max_probability_difference:.4f}"
         )
     return folder
-
-
-def open_package_card(folder: Path) -> Card:
-    return Card.read_json(folder / "card.json")
 
 
 def _half(image: np.ndarray) -> np.ndarray:

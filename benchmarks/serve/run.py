@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import servers  # noqa: E402
 from bodies import bodies  # noqa: E402
-from load import Floor, Measured, measure  # noqa: E402
+from load import FailedError, Floor, Measured, measure  # noqa: E402
 from network import NETWORKS, PHOTOGRAPHS, reduced, trained  # noqa: E402
 from stages import stages  # noqa: E402
 from tables import bars, speeds  # noqa: E402
@@ -81,7 +81,10 @@ def main() -> int:
     started = {}
     try:
         for name in options.servers:
-            started[name] = START[name](package, options.out)
+            try:
+                started[name] = START[name](package, options.out)
+            except SystemExit as error:  # a precision that the package's evidence doesn't allow
+                print(f"left out: {error}", flush=True)
         for server in started.values():
             if not isinstance(server, Floor):
                 server.look()
@@ -100,7 +103,7 @@ def main() -> int:
 def take_turns(options, started, kept: Path) -> list[dict]:
     """Take the turns that aren't kept yet; return all of the wanted ones."""
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    wanted = [turn for turn in done if set(options.servers) <= set(turn["servers"])]
+    wanted = [turn for turn in done if set(options.servers) <= set(turn["asked"])]
     for number in range(options.rounds):
         for kind in options.bodies:
             files = bodies(options.out, kind)
@@ -109,10 +112,14 @@ def take_turns(options, started, kept: Path) -> list[dict]:
                 key = {"body": kind, "at_once": at_once, "round": number}
                 if any(all(turn[k] == v for k, v in key.items()) for turn in wanted):
                     continue
-                turn = {**key, "load": os.getloadavg()[0], "servers": {}}
+                turn = {**key, "load": os.getloadavg()[0], "asked": options.servers, "servers": {}}
                 count = max(options.count, at_once)
                 for name in in_turn(list(started), number):
-                    found = asked(started[name], files, data, count, at_once)
+                    try:
+                        found = asked(started[name], files, data, count, at_once)
+                    except (FailedError, OSError) as error:
+                        print(f"no figure: {error}", flush=True)
+                        continue
                     turn["servers"][name] = {
                         "cpu": found.cpu, "wall": found.wall, "count": found.count,
                         "seconds": found.seconds,
