@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from data_schemas.document import Document, Part
+from data_schemas.terms import Aggregate
 
 
 class Output(Part):
@@ -106,9 +107,12 @@ class Evaluation(Part):
 
 
 class ExportCheck(Part):
-    """The exported graph against the network it came from, on images of the data set."""
+    """A graph in one runtime and precision against its reference, on images of the data set."""
 
-    precision: str = Field(description="the graph's, as it is served")
+    precision: str = Field(description="runtime, version and precision, as scores name them")
+    against: str = Field(
+        default="torch", description="torch: the network itself; else a runtime of the same package"
+    )
     split: str = Field(description="where the images are from; they don't travel in the package")
     images: int = Field(ge=0)
     max_logit_difference: float = Field(ge=0)
@@ -116,6 +120,9 @@ class ExportCheck(Part):
     changed_verdicts: int = Field(ge=0)
     near_threshold: int = Field(
         ge=0, description="images within 1e-4 of a threshold; their verdicts are equal, too"
+    )
+    max_evidence_difference: float = Field(
+        default=0.0, ge=0, description="|mean of the evidence + bias - logit|"
     )
     from_bytes: int = Field(
         default=0, ge=0, description="images that went as PNG files through the served road"
@@ -150,6 +157,11 @@ class Card(Document):
     outputs: tuple[Output, ...]
     primary: str
     operating_points: tuple[OperatingPoint, ...]
+    aggregate: Aggregate = Field(
+        default="highest",
+        description="how the images of one side become one probability; the patient's is the "
+        "highest of the sides'",
+    )
     onnx_max_logit_difference: float = Field(
         ge=0, description="ONNX Runtime against torch on the verification images"
     )

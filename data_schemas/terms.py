@@ -22,3 +22,18 @@ Format = Literal["dicom", "jpeg", "png", "tiff", "jpeg2000", "webp", "array"]
 
 LabelKind = Literal["binary", "classes", "ordinal"]
 """binary: 0 or 1. classes: 0..K-1, exclusive. ordinal: classes in an order, such as grades."""
+
+Aggregate = Literal["highest", "mean"]
+"""How the images of one side of a patient become one probability (``pipeline.model.decision``)."""
+
+RuntimeName = Literal["onnxruntime", "openvino", "cuda"]
+"""What runs a package's graph: ONNX Runtime or OpenVINO on the CPU, ONNX Runtime on a CUDA device."""
+
+Precision = Literal["fp32", "bf16", "int8"]
+"""In which numbers a graph's convolutions and products are worked out."""
+
+RuntimeWish = Literal["auto", "onnxruntime", "openvino", "cuda"]
+"""auto: by the rule of pipeline/model/opening.py."""
+
+PrecisionWish = Literal["auto", "fast", "fp32", "bf16", "int8"]
+"""auto: fp32. fast: the fastest that the package's own evidence allows."""

@@ -66,7 +66,7 @@ def measured(place: Place) -> dict[str, Any]:
         place.hilum("ingest", SOURCE / "images", "--labels", SOURCE / "labels.csv", "--label", "dr_grade",
                     "--ordinal", "dr_grade=0,1,2,3,4", "--contract", "fundus",
                     "--set", "quality.check=false", "--out", dataset,
-                    "--shares", "train=.8,tune=.1,calibration=.1", "--split", "stratified",
+                    "--shares", "train=.85,tune=.05,calibration=.1", "--split", "stratified",
                     "--folds", FOLDS, "--key-file", place.key(), "--name", "fundus_rahim")  # fmt: skip
     if not (dataset / "plan.yaml").is_file():
         place.hilum("plan", dataset)

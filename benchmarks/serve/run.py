@@ -1,153 +1,146 @@
-"""The HTTP service against its own floor: read, prepare and run in one process, same threads.
+"""Ours, three peers and the floor under the same load: one network, real bodies, interleaved, CPU time.
 
-    python benchmarks/serve/run.py [PACKAGE]
+    python benchmarks/serve/run.py --out FOLDER [--network resnet18] [--servers ours,floor,...]
+        [--bodies jpeg512,...] [--at-once 1,8,32] [--rounds 3] [--count 16] [--quick] [--fresh]
 
-Without PACKAGE a ResNet-18 with random weights at 224 px is exported first. Bodies: a 512-pixel
-and a 6-megapixel JPEG. CPU time of the server's process per request, at 1 and 8 at a time.
+Needs ../shared/data/fundus_rahim; without it the benchmark says so and ends with 77. FOLDER keeps the
+trained networks, the bodies and every turn: a run that was stopped goes on, a run with more rounds adds
+to what is there. In a turn every server gets the same requests, one server after the other; ratios are
+of one turn, the table has their medians. CPU time is that of all processes of a server.
 """
 
-import io
+import argparse
 import json
-import subprocess
+import os
 import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import numpy as np
-import psutil
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from timing import table  # noqa: E402
+import servers  # noqa: E402
+from bodies import bodies  # noqa: E402
+from load import Floor, Measured, measure  # noqa: E402
+from network import NETWORKS, PHOTOGRAPHS, reduced, trained  # noqa: E402
+from stages import stages  # noqa: E402
+from tables import bars, speeds  # noqa: E402
+from verdicts import verdicts  # noqa: E402
 
-from data_schemas.card import Card, OperatingPoint, Output  # noqa: E402
-from data_schemas.contract import Contract  # noqa: E402
-from pipeline.model.package import open_package  # noqa: E402
-from pipeline.model.runtime import Runtime  # noqa: E402
-from pipeline.model.scoring import score_bytes  # noqa: E402
+START = {
+    "ours": servers.ours,
+    "ours-bf16": lambda package, out: servers.ours(
+        package, out, "--runtime", "openvino", "--precision", "bf16", name="hilum-bf16"
+    ),
+    "ours-int8": lambda package, out: servers.ours(
+        package, out, "--runtime", "openvino", "--precision", "int8", name="hilum-int8"
+    ),
+    "mlflow": servers.mlflow,
+    "fastapi": servers.fastapi,
+    "litserve": servers.litserve,
+    "floor": lambda package, _: Floor(package),
+}
+ORDINARY = ("ours", "mlflow", "fastapi", "litserve", "floor")
+"""What needs no package with reduced precisions: those ask for `--servers ...,ours-bf16,ours-int8`."""
 
-REQUESTS = 48
-ROUNDS = 3
-
-
-def export(folder: Path) -> Path:
-    """Export a ResNet-18 with random weights."""
-    import torch
-
-    from data_schemas.plan import NetworkPlan
-    from pipeline.model.export import export_package
-    from pipeline.train.networks import build
-
-    torch.manual_seed(0)
-    contract = Contract(name="bench", size=224)
-    zeros = "0" * 64
-    card = Card(
-        name="bench", dataset_name="none", dataset_sha256=zeros, contract_name=contract.name,
-        contract_sha256=contract.digest(), plan_sha256=zeros, backbone="resnet18", parameters=0,
-        size=224, channels=3, evidence_stride=32, primary="finding",
-        outputs=(Output(label="finding", classes=("no", "yes"), columns=(0,), positive_classes=(1,)),),
-        operating_points=(
-            OperatingPoint(label="finding", rule="fixed", low=0.5, high=0.5, images=0, positives=0,
-                           sensitivity=0, specificity=0),
-        ),
-        onnx_max_logit_difference=0,
-    )  # fmt: skip
-    images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
-    export_package(build(NetworkPlan(), 1, 224).eval(), images, card, contract, folder)
-    return folder
+CORES = len(os.sched_getaffinity(0))
 
 
-def jpeg(rows: int, columns: int) -> bytes:
-    """Draw a textured photograph."""
-    noise = np.random.default_rng(0).normal(0, 6, (rows, columns, 3))
-    pixels = np.clip(noise + np.linspace(40, 200, columns)[None, :, None], 0, 255)
-    stream = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG", quality=90)
-    return stream.getvalue()
+def words_of() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    split = {"type": lambda text: text.split(",")}
+    parser.add_argument("--out", type=Path, default=ROOT / "bench-serve")
+    parser.add_argument("--network", choices=NETWORKS, default="resnet18")
+    parser.add_argument("--servers", default=list(ORDINARY), **split)
+    parser.add_argument("--bodies", default=["jpeg512", "jpeg6mp", "png512", "dicom8mb"], **split)
+    parser.add_argument("--at-once", default=["1", "8", "32"], **split)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=16, help="requests of a turn, at least")
+    parser.add_argument("--photographs", type=int, default=60, help="compared for equal verdicts")
+    parser.add_argument("--quick", action="store_true", help="one round, at 8 at once")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier turns")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.at_once, options.photographs = 1, ["8"], 12
+    return options
 
 
-def cpu_of(process: psutil.Process) -> float:
-    """Return user and system seconds of a process so far."""
-    spent = process.cpu_times()
-    return float(spent.user + spent.system)
+def main() -> int:
+    """Measure and print."""
+    options = words_of()
+    if not PHOTOGRAPHS.is_dir():
+        print("needs the photographs of ../shared/data/fundus_rahim", file=sys.stderr)
+        return 77
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    package = trained(options.out, options.network)
+    if {"ours-bf16", "ours-int8"} & set(options.servers):
+        package = reduced(options.out, options.network)
+    kept = options.out / f"turns-{options.network}.jsonl"
+    if options.fresh:
+        kept.unlink(missing_ok=True)
+    started = {}
+    try:
+        for name in options.servers:
+            started[name] = START[name](package, options.out)
+        for server in started.values():
+            if not isinstance(server, Floor):
+                server.look()
+        turns = take_turns(options, started, kept)
+        print(f"\n## {options.network}\n\n{speeds(turns)}\n\n{bars(turns)}")
+        print("\n" + verdicts(started, options.photographs))
+        large = [kind for kind in options.bodies if kind in ("jpeg6mp", "dicom8mb")]
+        if "ours" in started and "floor" in started and large:
+            print("\n" + stages(started["ours"], started["floor"], options.out, large))
+    finally:
+        for server in started.values():
+            server.stop()
+    return 0
 
 
-def per_request(process: psutil.Process, work: Callable[[], object], at_once: int) -> float:
-    """Return the process's CPU milliseconds per piece of work, ``at_once`` in flight."""
-    before = cpu_of(process)
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda _: work(), range(REQUESTS)))
-    return 1000 * (cpu_of(process) - before) / REQUESTS
+def take_turns(options, started, kept: Path) -> list[dict]:
+    """Take the turns that aren't kept yet; return all of the wanted ones."""
+    done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    wanted = [turn for turn in done if set(options.servers) <= set(turn["servers"])]
+    for number in range(options.rounds):
+        for kind in options.bodies:
+            files = bodies(options.out, kind)
+            data = [file.read_bytes() for file in files]
+            for at_once in map(int, options.at_once):
+                key = {"body": kind, "at_once": at_once, "round": number}
+                if any(all(turn[k] == v for k, v in key.items()) for turn in wanted):
+                    continue
+                turn = {**key, "load": os.getloadavg()[0], "servers": {}}
+                count = max(options.count, at_once)
+                for name in in_turn(list(started), number):
+                    found = asked(started[name], files, data, count, at_once)
+                    turn["servers"][name] = {
+                        "cpu": found.cpu, "wall": found.wall, "count": found.count,
+                        "seconds": found.seconds,
+                    }  # fmt: skip
+                wanted.append(turn)
+                with kept.open("a") as stream:
+                    stream.write(json.dumps(turn) + "\n")
+                told = ", ".join(f"{n} {1000 * s['cpu']:.1f}" for n, s in turn["servers"].items())
+                print(f"{kind} x {at_once}, round {number}: CPU ms {told}", flush=True)
+    asked_for = {(kind, int(c)) for kind in options.bodies for c in options.at_once}
+    return [turn for turn in wanted if (turn["body"], turn["at_once"]) in asked_for]
 
 
-def main() -> None:
-    """Start the service, measure, print the table, stop the service."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else export(Path(scratch) / "package")
-        command = [sys.executable, "-m", "services.cli.main", "serve", str(folder)]
-        server = subprocess.Popen(
-            [*command, "--port", "0", "--threads", "2", "--json"],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        try:
-            url = address_of(server)
-            print(measure(folder, url, psutil.Process(server.pid)))
-        finally:
-            server.terminate()
-            server.wait(30)
+def in_turn(names: list[str], number: int) -> list[str]:
+    # who comes first changes from round to round
+    shift = number % len(names)
+    return names[shift:] + names[:shift]
 
 
-def address_of(server: "subprocess.Popen[str]") -> str:
-    """Read the service's address and wait until it is ready."""
-    assert server.stdout is not None
-    text = ""
-    while not text.rstrip().endswith("}"):
-        text += server.stdout.readline()
-    url = str(json.loads(text)["url"])
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"{url}/readyz", timeout=2)
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return url
-    raise SystemExit("the service didn't become ready")
-
-
-def measure(folder: Path, url: str, server: psutil.Process) -> str:
-    """Return the table."""
-    package = open_package(folder)
-    runtime = Runtime(package, threads=1)
-    own = psutil.Process()
-    rows: list[tuple[object, ...]] = []
-    for name, body in (("512 px JPEG", jpeg(512, 512)), ("6-megapixel JPEG", jpeg(2000, 3000))):
-
-        def over_http(body: bytes = body) -> object:
-            request = urllib.request.Request(f"{url}/v1/scores", data=body)
-            return urllib.request.urlopen(request, timeout=60).read()
-
-        def in_process(body: bytes = body) -> object:
-            return score_bytes(package, runtime, body).model_dump_json()
-
-        over_http(), in_process()
-        for at_once in (1, 8):
-            # the floor has as many threads as the service: two
-            floors, https = [], []
-            for _ in range(ROUNDS):
-                floors.append(per_request(own, in_process, min(at_once, 2)))
-                https.append(per_request(server, over_http, at_once))
-            floor, http = sorted(floors)[ROUNDS // 2], sorted(https)[ROUNDS // 2]
-            rows.append((name, at_once, f"{floor:.1f}", f"{http:.1f}", f"{floor / http:.2f}"))
-    resident = server.memory_info().rss / 2**20
-    head = ("body", "at once", "in process, ms", "over HTTP, ms", "floor / HTTP")
-    return f"{table(head, rows)}\n\nresident memory of the service: {resident:.0f} MiB"
+def asked(server, files, data, count: int, at_once: int) -> Measured:
+    """Measure one server once; the first requests of a kind aren't counted."""
+    if isinstance(server, Floor):
+        server.measure(files, 2, 1)
+        # as many threads as ours has for the network: one for each core
+        return server.measure(files, count, min(at_once, CORES))
+    measure(server, data, min(at_once, 4), min(at_once, 4))
+    return measure(server, data, count, at_once)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,8 +30,8 @@ from pipeline.ingest.records import SourceFile
 from pipeline.ingest.sources.ahead import fetched_ahead
 from pipeline.ingest.sources.listing import Access
 from pipeline.ingest.taking import digest_of
+from pipeline.model.opening import PLAIN, Wish, open_runtime
 from pipeline.model.package import Package
-from pipeline.model.runtime import Runtime
 
 PRELOAD = ("pipeline.batch.task",)
 ROWS_AT_ONCE = 4096
@@ -44,6 +44,8 @@ class Options:
 
     version: str = ""
     """Of the model in the registry."""
+    wish: Wish = PLAIN
+    """Runtime and precision."""
     evidence: Path | None = None
     """Folder for whole answers (JSON) and evidence pictures (PNG)."""
     engine: str = "local"
@@ -100,10 +102,13 @@ def score_sources(
         raise UsageError("there is no file to score")
     for remark in named.remarks:
         options.say(remark)
+    opened = open_runtime(package, options.wish)
+    for note in opened.notes:
+        options.say(f"not taken: {note}")
     header = Header(
         package_sha256=package.sha256,
         version=options.version,
-        runtime=Runtime(package).identity,
+        runtime=opened.runtime.identity,
         hilum_version=our_version(),
         pixel_makers=pixel_makers(),
         evidence=str(options.evidence or ""),
@@ -111,7 +116,11 @@ def score_sources(
     try:
         with part_of(out) as folder:
             with _begun(folder, header, named, options.say) as parts:
-                _score_all(parts, package, named, options, progress)
+                model = Model(
+                    str(package.folder.resolve()), package.sha256, header.runtime, options.version
+                )
+                stream = _stream(parts, package, model, named, options)
+                _score_all(parts, stream, len(named.files), progress)
                 counts = _write(parts, package, out)
             discard(folder)
     except OSError as error:
@@ -135,12 +144,15 @@ def _begun(folder: Path, header: Header, named: Named, say: Callable[[str], None
 
 
 def _score_all(
-    parts: Parts, package: Package, named: Named, options: Options, progress: Progress
+    parts: Parts,
+    stream: Iterator[tuple[SourceFile, Outcome | End]],
+    total: int,
+    progress: Progress,
 ) -> None:
-    done, total = parts.done, len(named.files)
+    done = parts.done
     progress(done, total, "scoring")
     waiting: dict[str, Row] = {}
-    for file, said in _stream(parts, package, named, options):
+    for file, said in stream:
         if isinstance(said, Stopped):
             raise PackageError(said.what)
         if isinstance(said, Seen):
@@ -158,9 +170,8 @@ def _score_all(
 
 
 def _stream(
-    parts: Parts, package: Package, named: Named, options: Options
+    parts: Parts, package: Package, model: Model, named: Named, options: Options
 ) -> Iterator[tuple[SourceFile, Outcome | End]]:
-    model = Model(str(package.folder.resolve()), package.sha256, options.version)
     task = partial(score_file, evidence=options.evidence, known=parts.known())
     files: Iterable[SourceFile] = parts.todo()
     if options.engine == "ray":

@@ -18,7 +18,9 @@ from pipeline.imaging.limits import check_file
 from pipeline.imaging.read import from_array
 from pipeline.ingest.records import SourceFile
 from pipeline.ingest.taking import is_known
-from pipeline.model.package import FILES, SUMS, Package, open_package
+from pipeline.model.kinds import kind_of
+from pipeline.model.opening import Wish, open_runtime
+from pipeline.model.package import SUMS, Package, open_package
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes, score_instance
 
@@ -32,6 +34,8 @@ class Model:
     folder: str
     """Where the package lies; on another machine ``files`` take its place."""
     sha256: str
+    runtime: str
+    """What the batch is scored by, as scores name it."""
     version: str
     """In the registry, or empty."""
     files: tuple[tuple[str, bytes], ...] = field(default=(), hash=False, compare=False, repr=False)
@@ -57,7 +61,7 @@ Outcome = Row | Seen | Stopped
 def carried(package: Package) -> tuple[tuple[str, bytes], ...]:
     """Return a package's files, to be sent to machines that don't see its folder."""
     sums = (SUMS, (package.folder / SUMS).read_bytes())
-    return (sums, *((name, package.read(name)) for name in FILES))
+    return (sums, *((name, package.read(name)) for name in package.digests))
 
 
 def score_file(
@@ -152,7 +156,14 @@ def _checked(folder: Path, model: Model) -> tuple[Package, Runtime]:
     package = open_package(folder)
     if package.sha256 != model.sha256:
         raise PackageError("is no longer the package that this batch began with", where=folder)
-    return package, Runtime(package, threads=1)
+    kind = kind_of(model.runtime)
+    runtime = open_runtime(package, Wish(kind.runtime, kind.precision)).runtime
+    if runtime.identity != model.runtime:
+        raise PackageError(
+            f"this machine would score by {runtime.identity}, the batch began with {model.runtime}",
+            mend="install the same versions on all machines",
+        )
+    return package, runtime
 
 
 def _digest(data: bytes | NDArray[Any]) -> str:

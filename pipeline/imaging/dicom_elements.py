@@ -16,10 +16,8 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from data_schemas.errors import ImageError
+from pipeline.imaging.sniff import VRS
 
-VRS = frozenset(
-    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
-)
 _NAMES = {vr: vr.decode("ascii") for vr in VRS}
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}  # fmt: skip

@@ -8,7 +8,8 @@ from data_schemas.contract import Limits
 from data_schemas.errors import ImageError
 from pipeline.imaging import attributes as get
 from pipeline.imaging import limits as line
-from pipeline.imaging.dicom_elements import VRS, Encoding, PixelElement, guess, walk
+from pipeline.imaging.dicom_elements import Encoding, PixelElement, guess, walk
+from pipeline.imaging.sniff import VRS
 
 IMPLICIT = "1.2.840.10008.1.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"

@@ -1,5 +1,7 @@
 """An Instance to the array that a network sees. The road's second half; reads like the line in docs/architecture.md."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,7 @@ from pipeline.imaging import quality, shrink
 from pipeline.imaging.colour import display_levels, with_channels
 from pipeline.imaging.field import black_outside, find_field
 from pipeline.imaging.instance import Instance, Prepared
+from pipeline.imaging.read import from_array
 from pipeline.imaging.regions import focus
 from pipeline.imaging.resize import Region, View, fit
 
@@ -41,6 +44,16 @@ def prepare(instance: Instance, contract: Contract) -> Prepared:
         fitted = black_outside(fitted)
     pixels = with_channels(fitted, contract.channels)
     return Prepared(pixels, part.in_source(region), answer, instance.warnings)
+
+
+def came_prepared(pixels: NDArray[np.uint8]) -> tuple[Instance, Prepared]:
+    """Return an array that somebody else prepared, uint8 [size, size, channels], as an instance of itself."""
+    instance = replace(
+        from_array(pixels[..., 0] if pixels.shape[2] == 1 else pixels),
+        warnings=("prepared by the client: its file and its quality are not known here",),
+    )
+    whole = (0, 0, instance.rows, instance.columns)
+    return instance, Prepared(pixels, whole, QualityAnswer(), ())
 
 
 def require_content(seen: View, instance: Instance, contract: Contract) -> None:

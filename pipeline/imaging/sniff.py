@@ -3,7 +3,11 @@
 import struct
 
 from data_schemas.terms import Format
-from pipeline.imaging.dicom_elements import VRS
+
+VRS = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
+)
+"""Value representations (PS3.5 6.2)."""
 
 PART10 = slice(128, 132)
 _FIRST_GROUPS = (0x0002, 0x0008)

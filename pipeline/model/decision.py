@@ -1,6 +1,7 @@
 """From logits to an answer: probabilities, finding states, verdict. One place for every door; numpy only."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,17 @@ from numpy.typing import NDArray
 
 from data_schemas.card import Card, OperatingPoint, Output
 from data_schemas.errors import UsageError
-from data_schemas.score import FindingScore
-from data_schemas.terms import FindingState, Verdict
+from data_schemas.score import FindingScore, PointState, Score
+from data_schemas.terms import FindingState, Laterality, Verdict
 
 Logits = NDArray[np.floating[Any]]
 
 DEFAULT = "default"
 """Name of the operating point that gives the verdict."""
+
+
+NOT_ASSESSABLE: tuple[Verdict, ...] = ("insufficient_quality", "out_of_scope")
+"""Verdicts on an image about which the model says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +75,12 @@ def positive_probability(card: Card, label: str, logits: Logits) -> NDArray[np.f
 
 def of_positive(output: Output, logits: Logits) -> NDArray[np.float64]:
     """Return the calibrated probability [N] of an output's positive classes."""
-    found = calibrated(output, np.asarray(logits, dtype=np.float64))
+    return _of_positive(output, calibrated(output, np.asarray(logits, dtype=np.float64)))
+
+
+def _of_positive(output: Output, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     # a sum of softmax terms may exceed 1 by a rounding error
-    total: NDArray[np.float64] = found[:, list(output.positive_classes)].sum(axis=1)
+    total: NDArray[np.float64] = shares[:, list(output.positive_classes)].sum(axis=1)
     return np.minimum(total, 1.0)
 
 
@@ -96,24 +104,147 @@ def decide(card: Card, logits: Logits) -> Decision:
     A label without an operating point gets its probabilities but no finding state
     (``not_assessed``): nobody said where it turns positive.
     """
-    row = np.asarray(logits)[None]
+    shares = probabilities(card, np.asarray(logits)[None])
     named = {
-        output.label: {
-            name: float(value) for name, value in zip(output.classes, columns[0], strict=True)
-        }
-        for output, columns in zip(card.outputs, probabilities(card, row).values(), strict=True)
-    }
-    findings = tuple(
-        _finding(card, output.label, float(positive_probability(card, output.label, row)[0]))
+        output.label: dict(zip(output.classes, map(float, shares[output.label][0]), strict=True))
         for output in card.outputs
-    )
-    return Decision(verdicts(card, row)[0], _primary_point(card), named, findings)
+    }
+    positive = {
+        output.label: float(_of_positive(output, shares[output.label])[0])
+        for output in card.outputs
+    }
+    findings = tuple(_finding(card, label, value) for label, value in positive.items())
+    point = _primary_point(card)
+    verdict = _VERDICTS[state(point, positive[card.primary])]
+    return Decision(verdict, point, named, findings)
 
 
-def not_assessed(card: Card) -> Decision:
-    """Return the answer about an image of insufficient quality: no probability, no finding."""
+def not_assessed(card: Card, verdict: Verdict = "insufficient_quality") -> Decision:
+    """Return the answer about an image that the network didn't see: no probability, no finding."""
     findings = tuple(_finding(card, output.label, None) for output in card.outputs)
-    return Decision("insufficient_quality", _primary_point(card), {}, findings)
+    return Decision(verdict, _primary_point(card), {}, findings)
+
+
+def out_of_scope(decision: Decision) -> Decision:
+    """Return the answer about an image that the model wasn't made for.
+
+    What the network said stays to be seen, but nothing is concluded from it.
+    """
+    findings = tuple(
+        finding.model_copy(update={"state": "not_assessed"}) for finding in decision.findings
+    )
+    return replace(decision, verdict="out_of_scope", findings=findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The answer about one side of a patient."""
+
+    laterality: Laterality
+    images: tuple[int, ...]  # which of the patient's
+    verdict: Verdict
+    findings: tuple[FindingScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PatientDecision:
+    """The answer about a patient."""
+
+    verdict: Verdict
+    findings: tuple[FindingScore, ...]
+    sides: tuple[Side, ...]
+
+
+def decide_patient(card: Card, scores: Sequence[tuple[Laterality, Score]]) -> PatientDecision:
+    """Return the answer about one patient from the scores of all images, each with its side.
+
+    A side's probability is the highest (or, if the card's ``aggregate`` says so, the mean) of its
+    images that could be judged: of two views of one eye, one good one is enough. The patient's is
+    the highest of the sides': a disease of one eye is the patient's. Images of an unknown side may
+    show either one, so each counts as a side of its own there. A patient is negative only if every
+    side could be judged; states follow from the thresholds for single images, so with more images
+    sensitivity rises and specificity falls.
+    """
+    order: tuple[Laterality, ...] = ("R", "L", "B", "U")
+    sides = []
+    for laterality in order:
+        places = tuple(i for i, (side, _) in enumerate(scores) if side == laterality)
+        if places:
+            found = [_judged(card, scores[i][1]) for i in places]
+            combined = _over_sides(card, found) if laterality == "U" else _of_side(card, found)
+            sides.append(Side(laterality, places, *combined))
+    verdict, findings = _over_sides(card, [(side.verdict, side.findings) for side in sides])
+    return PatientDecision(verdict, findings, tuple(sides))
+
+
+_Judged = tuple[Verdict, tuple[FindingScore, ...]]
+
+
+def _judged(card: Card, score: Score) -> _Judged:
+    # what an image out of scope happens to score says nothing about the patient
+    silent = score.verdict in NOT_ASSESSABLE
+    return score.verdict, not_assessed(card).findings if silent else score.findings
+
+
+def _of_side(card: Card, images: Sequence[_Judged]) -> _Judged:
+    judged = [findings for verdict, findings in images if verdict not in NOT_ASSESSABLE]
+    if not judged:
+        return _over_sides(card, images)
+    merge = max if card.aggregate == "highest" else _mean
+    findings = tuple(
+        _finding(
+            card, one[0].name, merge([f.probability for f in one if f.probability is not None])
+        )
+        for one in zip(*judged, strict=True)
+    )
+    return _verdict_of(card, findings), findings
+
+
+def _over_sides(card: Card, sides: Sequence[_Judged]) -> _Judged:
+    missing = [verdict for verdict, _ in sides if verdict in NOT_ASSESSABLE]
+    findings = []
+    for one in zip(*(findings for _, findings in sides), strict=True):
+        known = [finding.probability for finding in one if finding.probability is not None]
+        found = _finding(card, one[0].name, max(known, default=None))
+        if missing and found.state == "absent":
+            # nobody may read "absent" while a side was not seen
+            found = found.model_copy(update={"state": "not_assessed"})
+        findings.append(found)
+    verdict = _verdict_of(card, findings)
+    if missing and verdict != "positive":
+        verdict = min(missing, key=NOT_ASSESSABLE.index)
+    return verdict, tuple(findings)
+
+
+def _verdict_of(card: Card, findings: Sequence[FindingScore]) -> Verdict:
+    primary = next(finding for finding in findings if finding.name == card.primary)
+    if primary.probability is None:
+        return "insufficient_quality"
+    return _VERDICTS[state(_primary_point(card), primary.probability)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def every_point(card: Card, findings: Sequence[FindingScore]) -> tuple[PointState, ...]:
+    """Return the state of every finding at every operating point of the card."""
+    known = {finding.name: finding.probability for finding in findings}
+    states = []
+    for point in card.operating_points:
+        probability = known.get(point.label)
+        found: FindingState = "not_assessed" if probability is None else state(point, probability)
+        states.append(
+            PointState(
+                label=point.label,
+                name=point.name,
+                rule=point.rule,
+                low=point.low,
+                high=point.high,
+                state=found,
+            )
+        )
+    return tuple(states)
 
 
 _VERDICTS: dict[FindingState, Verdict] = {

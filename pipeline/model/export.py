@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from data_schemas.card import Card
 from data_schemas.contract import Contract
 from data_schemas.errors import PackageError
-from pipeline.model.export_check import RealImages, check_export
+from pipeline.model.export_check import RealImages, check_export, further_rows
+from pipeline.model.graph import OUTPUTS
 from pipeline.model.package import (
     GRAPH,
+    REFERENCE,
     VERIFICATION,
     WEIGHTS,
     Verification,
@@ -28,7 +30,7 @@ from pipeline.model.package import (
     pack_verification,
     write_package,
 )
-from pipeline.model.runtime import OUTPUTS
+from pipeline.model.reference import Reference, pack_reference
 from pipeline.model.session import open_session
 
 OPSET = 20  # the first with Gelu as one operator
@@ -53,6 +55,7 @@ def export_package(
     contract: Contract,
     folder: Path,
     real: RealImages | None = None,
+    reference: Reference | None = None,
 ) -> Card:
     """Export a network and check the exported graph against it on real images.
 
@@ -71,6 +74,8 @@ def export_package(
     real
         Images of the data set, on which the package is checked from bytes to verdict; ``None``:
         it isn't, and the card has no ``checks``.
+    reference
+        What the network's own images look like to it; ``None``: the package keeps none.
 
     Returns
     -------
@@ -100,19 +105,21 @@ def export_package(
     )
     kept = Verification(images[:KEPT_IMAGES], expected.logits[:KEPT_IMAGES], bias)
     files = {GRAPH: graph, WEIGHTS: weights, VERIFICATION: pack_verification(kept)}
+    if reference is not None:
+        files[REFERENCE] = pack_reference(reference)
     if real is not None:
         _check_images(real.pixels, card)
         with tempfile.TemporaryDirectory() as scratch:
             trial = Path(scratch) / "package"
             write_package(trial, files, filled, contract)
-            found = check_export(
-                open_package(trial),
-                contract,
-                real,
-                images,
-                lambda asked: _torch_answers(settled, asked).logits,
-            )
-        filled = filled.model_copy(update={"checks": (found,)})
+            opened = open_package(trial)
+
+            def ask(asked: NDArray[np.uint8]) -> NDArray[np.float32]:
+                return _torch_answers(settled, asked).logits
+
+            found = check_export(opened, contract, real, images, ask)
+            more = further_rows(opened, real.pixels, ask(real.pixels), real.split)
+        filled = filled.model_copy(update={"checks": (found, *more)})
     write_package(folder, files, filled, contract)
     return filled
 

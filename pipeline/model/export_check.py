@@ -9,20 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_schemas.card import Card, ExportCheck
+from data_schemas.card import ExportCheck
 from data_schemas.contract import Contract
-from data_schemas.errors import ImageError, TrainingError
+from data_schemas.errors import HilumError, ImageError, TrainingError
 from data_schemas.files import sha256
 from data_schemas.score import Score
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
 from pipeline.model import decision
-from pipeline.model.package import Package
+from pipeline.model.agreement import NEAR, Agreement, answers, compare
+from pipeline.model.kinds import BASE, KINDS, missing
+from pipeline.model.package import INT8_GRAPH, Package
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes
-
-NEAR = 1e-4
-"""Largest difference of a probability allowed; answers this close to a threshold are counted."""
 
 UNJUDGED = "insufficient_quality"
 
@@ -64,51 +63,58 @@ def check_export(
         point, or a file's bytes become another array or answer.
     """
     runtime = Runtime(package)
-    card = package.card
     wanted = ask(real.pixels)
-    # one by one, as a service asks
-    found = np.concatenate([runtime.run(image[None]).logits for image in real.pixels])
-    apart = _largest_probability(card, wanted, found)
-    changed, near = _changed(card, wanted, found)
+    found = compare(package.card, wanted, answers(runtime, real.pixels))
     _require(
-        apart <= NEAR and not changed,
-        f"the exported graph is not the trained network: on {len(found)} images of the "
-        f"{real.split} split its probabilities differ by up to {apart:.3g} (allowed {NEAR:g}), "
-        f"{changed} verdicts change",
+        found.probability <= NEAR and not found.changed,
+        f"the exported graph is not the trained network: on {found.images} images of the "
+        f"{real.split} split its probabilities differ by up to {found.probability:.3g} "
+        f"(allowed {NEAR:g}), {found.changed} verdicts change",
     )
     count, refused = _from_bytes(package, runtime, contract, _files(real, drawn), ask)
+    row = row_of(runtime, found, real.split)
+    return row.model_copy(update={"from_bytes": count, "refused_bytes": refused})
+
+
+def row_of(runtime: Runtime, found: Agreement, split: str, against: str = "torch") -> ExportCheck:
+    """Return the card's row about one runtime."""
     return ExportCheck(
         precision=runtime.identity,
-        split=real.split,
-        images=len(found),
-        max_logit_difference=float(np.abs(wanted - found).max()),
-        max_probability_difference=apart,
-        changed_verdicts=changed,
-        near_threshold=near,
-        from_bytes=count,
-        refused_bytes=refused,
+        against=against,
+        split=split,
+        images=found.images,
+        max_logit_difference=found.logit,
+        max_probability_difference=found.probability,
+        changed_verdicts=found.changed,
+        near_threshold=found.near,
+        max_evidence_difference=found.evidence,
     )
 
 
-def _largest_probability(
-    card: Card, wanted: NDArray[np.float32], found: NDArray[np.float32]
-) -> float:
-    one, other = decision.probabilities(card, wanted), decision.probabilities(card, found)
-    return max(float(np.abs(one[label] - other[label]).max()) for label in one)
+def further_rows(
+    package: Package,
+    images: NDArray[np.uint8],
+    wanted: NDArray[np.float32],
+    split: str,
+    against: str = "torch",
+) -> tuple[ExportCheck, ...]:
+    """Return a row for every kind but the base that this machine has; nothing is refused here.
 
-
-def _changed(
-    card: Card, wanted: NDArray[np.float32], found: NDArray[np.float32]
-) -> tuple[int, int]:
-    """Return how many images change state at any operating point, and how many are near one."""
-    changed, near = np.zeros(len(found), bool), np.zeros(len(found), bool)
-    for point in card.operating_points:
-        one = decision.positive_probability(card, point.label, wanted)
-        other = decision.positive_probability(card, point.label, found)
-        for threshold in {point.low, point.high}:
-            changed |= (one >= threshold) != (other >= threshold)
-            near |= np.abs(other - threshold) <= NEAR
-    return int(changed.sum()), int(near.sum())
+    ``wanted`` [N, K] are the reference's logits about ``images``.
+    """
+    rows = []
+    for kind in KINDS:
+        has_graph = kind.precision != "int8" or INT8_GRAPH in package.digests
+        if kind == BASE or missing(kind) or not has_graph:
+            continue
+        try:
+            runtime = Runtime(package, kind=kind)
+        except HilumError:  # a processor without that precision, a CUDA without a device
+            continue
+        rows.append(
+            row_of(runtime, compare(package.card, wanted, answers(runtime, images)), split, against)
+        )
+    return tuple(rows)
 
 
 def _files(real: RealImages, drawn: NDArray[np.uint8]) -> list[bytes]:
@@ -144,6 +150,8 @@ def _from_bytes(
             "the same file becomes another array in the service than in training",
         )
         answer = decision.decide(package.card, ask(pixels[None])[0])
+        if score.verdict == "out_of_scope":  # as drawings are; what the network says is compared
+            answer = decision.out_of_scope(answer)
         same = answer.verdict == score.verdict and [x.state for x in answer.findings] == [
             x.state for x in score.findings
         ]

@@ -1,4 +1,4 @@
-"""The model package: a folder of six files that is written whole, verified when opened, or refused.
+"""The model package: a folder of a few files that is written whole, verified when opened, or refused.
 
 ``SHA256SUMS`` names every other file (``sha256sum -c`` checks it, too); the package's own digest is
 the SHA-256 of that list. Bytes are checked again whenever they are read, so that what runs is what
@@ -24,20 +24,28 @@ from data_schemas.card import Card, Evaluation, OperatingPoint, Output
 from data_schemas.contract import Contract
 from data_schemas.document import Document
 from data_schemas.errors import HilumError, PackageError
-from data_schemas.files import sha256, write_bytes
+from data_schemas.files import sha256, sha256_of_file, write_bytes
 from pipeline.model.decision import DEFAULT
+from pipeline.model.reference import Reference, unpack_reference
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
 CONTRACT = "contract.json"
 VERIFICATION = "verification.npz"
+REFERENCE = "reference.npz"
 SUMS = "SHA256SUMS"
 KEPT_FILES = (GRAPH, WEIGHTS, VERIFICATION)
-"""What stays the same when only the card changes."""
+"""What stays the same when only the card changes, besides what is optional."""
 
 FILES = (CARD, CONTRACT, GRAPH, WEIGHTS, VERIFICATION)
-"""What a package holds besides ``SHA256SUMS``."""
+"""What every package holds besides ``SHA256SUMS``."""
+
+INT8_GRAPH = "model.int8.onnx"
+"""The same network in 8-bit integers."""
+
+OPTIONAL = (INT8_GRAPH, REFERENCE)
+"""What not every package has."""
 
 Schema = TypeVar("Schema", bound=Document)
 
@@ -63,6 +71,8 @@ class Package:
     contract: Contract
     sha256: str
     digests: Mapping[str, str] = field(repr=False)
+    reference: Reference | None = field(default=None, repr=False, compare=False)
+    """What the model's own images look like; ``None``: the package keeps none."""
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file, checked against its digest.
@@ -109,8 +119,8 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
             f"holds no {SUMS}: not a model package, or an incomplete one", where=folder
         ) from error
     digests = _parse_sums(sums, folder / SUMS)
-    for name in FILES:
-        _read_checked(folder, name, digests[name])
+    for name in digests:
+        _check_file(folder, name, digests[name])
     card = _document(Card, folder, CARD, digests)
     contract = _document(Contract, folder, CONTRACT, digests)
     check_documents(card, contract, where=folder)
@@ -118,7 +128,11 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
         from pipeline.model.signing import check_signature
 
         check_signature(folder, sha256(sums), trusted_keys)
-    return Package(folder, card, contract, sha256(sums), digests)
+    reference = None
+    if REFERENCE in digests:
+        data = _read_checked(folder, REFERENCE, digests[REFERENCE])
+        reference = unpack_reference(data, str(folder / REFERENCE))
+    return Package(folder, card, contract, sha256(sums), digests, reference)
 
 
 def verification(package: Package) -> Verification:
@@ -147,7 +161,8 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
     folder
         Must not exist, or be empty.
     files
-        ``model.onnx``, ``model.safetensors`` and ``verification.npz``.
+        ``model.onnx``, ``model.safetensors`` and ``verification.npz``; ``model.int8.onnx`` and
+        ``reference.npz`` where there are such.
     card, contract
         The two documents.
 
@@ -157,12 +172,14 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
         If the documents don't fit each other, or ``folder`` already holds something.
     """
     check_documents(card, contract, where=folder)
+    kept = (*KEPT_FILES, *(name for name in OPTIONAL if name in files))
     with _new_folder(folder) as part:
-        for name in KEPT_FILES:
+        for name in kept:
             write_bytes(part / name, files[name])
         card.write_json(part / CARD)
         contract.write_json(part / CONTRACT)
-        lines = [f"{sha256((part / name).read_bytes())}  {name}\n" for name in sorted(FILES)]
+        listed = sorted((*kept, CARD, CONTRACT))
+        lines = [f"{sha256((part / name).read_bytes())}  {name}\n" for name in listed]
         write_bytes(part / SUMS, "".join(lines).encode())
 
 
@@ -184,9 +201,13 @@ def with_evaluation(
         "notes": (*package.card.notes, *notes),
     }
     card = package.card.model_copy(update=update)
-    files = {name: package.read(name) for name in KEPT_FILES}
-    write_package(folder, files, card, package.contract)
+    write_package(folder, kept_files(package), card, package.contract)
     return open_package(folder)
+
+
+def kept_files(package: Package) -> dict[str, bytes]:
+    """Return the files that stay the same when only the card changes."""
+    return {name: package.read(name) for name in package.digests if name not in (CARD, CONTRACT)}
 
 
 def check_documents(card: Card, contract: Contract, *, where: Path | str) -> None:
@@ -262,6 +283,9 @@ def _parse_sums(data: bytes, where: Path) -> dict[str, str]:
         if found is None or found[2] in digests:
             raise PackageError("is not a line of `digest  file`", where=f"{where}:{number}")
         digests[found[2]] = found[1]
+    unknown = sorted(digests.keys() - {*FILES, *OPTIONAL})
+    if unknown:
+        raise PackageError(f"lists {', '.join(unknown)}: no file of a package", where=where)
     missing = [name for name in FILES if name not in digests]
     if missing:
         raise PackageError(f"doesn't list {', '.join(missing)}", where=where)
@@ -279,21 +303,38 @@ def _document(schema: type[Schema], folder: Path, name: str, digests: Mapping[st
 
 
 def _read_checked(folder: Path, name: str, digest: str) -> bytes:
-    try:
+    with _found(folder / name):
         data = (folder / name).read_bytes()
+    _compare(sha256(data), digest, folder / name)
+    return data
+
+
+def _check_file(folder: Path, name: str, digest: str) -> None:
+    """As :func:`_read_checked`, in blocks: a large file isn't in memory at once."""
+    with _found(folder / name):
+        found = sha256_of_file(folder / name)
+    _compare(found, digest, folder / name)
+
+
+@contextmanager
+def _found(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise PackageError(
             "is missing from the package, or can't be read",
-            where=folder / name,
+            where=path,
             mend="fetch or write the package again",
         ) from error
-    if sha256(data) != digest:
+
+
+def _compare(found: str, digest: str, path: Path) -> None:
+    if found != digest:
         raise PackageError(
-            f"was altered: its SHA-256 is {sha256(data)[:12]}, {SUMS} says {digest[:12]}",
-            where=folder / name,
+            f"was altered: its SHA-256 is {found[:12]}, {SUMS} says {digest[:12]}",
+            where=path,
             mend="fetch or write the package again",
         )
-    return data
 
 
 @contextmanager

@@ -1,24 +1,12 @@
-"""The package's graph in ONNX Runtime: uint8 images in; logits, evidence and embeddings out."""
-
-from dataclasses import dataclass
+"""A package's graph in a runtime: uint8 images in; logits, evidence and embeddings out."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_schemas.errors import HilumError, PackageError, UsageError
-from pipeline.model.package import GRAPH, Package, verification
-from pipeline.model.session import VERSION, open_session
-
-OUTPUTS = ("logits", "evidence", "embedding")
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """What the graph says about N images."""
-
-    logits: NDArray[np.float32]  # [N, K]
-    evidence: NDArray[np.float32]  # [N, K, h, w]; mean over h and w, plus bias, is the logit
-    embedding: NDArray[np.float32]  # [N, D]
+from pipeline.model.graph import Graph, Outputs, Setup
+from pipeline.model.kinds import BASE, Kind, identity_of, missing
+from pipeline.model.package import GRAPH, INT8_GRAPH, Package, verification
 
 
 class Runtime:
@@ -31,30 +19,51 @@ class Runtime:
     threads
         Threads of one run. Several runs side by side with one thread each use a CPU better than
         one run with several threads.
-    cuda
-        Run on the first CUDA device, in fp32.
+    kind
+        Runtime and precision. Whether the package may be scored in it is not asked here:
+        :func:`pipeline.model.opening.open_runtime` does.
+    streams
+        Runs at once; more callers wait. ONNX Runtime runs on its callers' threads, however many.
 
     Raises
     ------
     PackageError
-        If the graph can't be loaded, or its inputs and outputs aren't those of the card.
+        If the graph can't be loaded, its inputs and outputs aren't those of the card, the package
+        has no int8 graph, or what was compiled has another precision than was asked for.
     UsageError
-        If CUDA is asked for and this ONNX Runtime has none.
+        If this machine doesn't have the runtime or the precision.
     """
 
-    def __init__(self, package: Package, threads: int = 1, *, cuda: bool = False) -> None:
+    def __init__(
+        self, package: Package, threads: int = 1, *, kind: Kind = BASE, streams: int = 1
+    ) -> None:
+        absent = missing(kind)
+        if absent:
+            raise UsageError(absent, mend="install it, or score with ONNX Runtime on the CPU")
+        name = INT8_GRAPH if kind.precision == "int8" else GRAPH
+        where = package.folder / name
+        if name not in package.digests:
+            raise PackageError(
+                "the package has no int8 graph", where=where, mend="make one: hilum quantize"
+            )
+        self._shape = (package.card.size, package.card.size, package.card.channels)
+        columns = sum(len(output.columns) for output in package.card.outputs)
+        setup = Setup(self._shape, columns, where, threads, streams)
         try:
-            self._session = open_session(package.read(GRAPH), threads=threads, cuda=cuda)
+            self._graph = _opened(package.read(name), setup, kind)
         except HilumError:
             raise
-        except Exception as error:  # onnxruntime's own exceptions share no base class
-            where = package.folder / GRAPH
-            raise PackageError(f"ONNX Runtime can't load it: {error}", where=where) from error
-        self._shape = (package.card.size, package.card.size, package.card.channels)
-        self._check_graph(package)
+        except Exception as error:  # the runtimes' own exceptions share no base class
+            raise PackageError(f"{kind.runtime} can't load it: {error}", where=where) from error
+        if self._graph.precision != kind.precision:
+            raise PackageError(
+                f"was asked for in {kind.precision}, {kind.runtime} compiled it to "
+                f"{self._graph.precision}",
+                where=where,
+            )
+        self.kind = kind
         self.bias = verification(package).bias
-        device = " cuda" if cuda else ""
-        self.identity = f"onnxruntime {VERSION} fp32{device}"
+        self.identity = identity_of(kind, self._graph.version)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Run the graph.
@@ -76,28 +85,17 @@ class Runtime:
                 f"images are {images.dtype} {list(images.shape)}, this model takes uint8 "
                 f"[N, {', '.join(map(str, self._shape))}]"
             )
-        found = self._session.run(OUTPUTS, {"images": np.ascontiguousarray(images)})
-        outputs = Outputs(*found)
+        outputs = self._graph.run(images)
         if not np.isfinite(outputs.logits).all():
             raise PackageError("the model answered a logit that is not a finite number")
         return outputs
 
-    def _check_graph(self, package: Package) -> None:
-        where = package.folder / GRAPH
-        inputs = {node.name: node.type for node in self._session.get_inputs()}
-        if inputs != {"images": "tensor(uint8)"}:
-            raise PackageError(f"takes {inputs}, expected uint8 `images`", where=where)
-        outputs = {node.name: node.shape for node in self._session.get_outputs()}
-        if any(name not in outputs for name in OUTPUTS):
-            raise PackageError(f"returns {sorted(outputs)}, expected {OUTPUTS}", where=where)
-        columns = sum(len(output.columns) for output in package.card.outputs)
-        if outputs["logits"][1] != columns:
-            raise PackageError(
-                f"returns {outputs['logits'][1]} logits, the card names {columns}", where=where
-            )
 
+def _opened(graph: bytes, setup: Setup, kind: Kind) -> Graph:
+    if kind.runtime == "openvino":
+        from pipeline.model.vino import OpenVinoGraph
 
-def largest_difference(package: Package, runtime: Runtime) -> float:
-    """Return the largest |logit here - logit at export| over the package's verification set."""
-    stored = verification(package)
-    return float(np.max(np.abs(runtime.run(stored.images).logits - stored.logits)))
+        return OpenVinoGraph(graph, setup, kind.precision)
+    from pipeline.model.session import OnnxGraph
+
+    return OnnxGraph(graph, setup, cuda=kind.runtime == "cuda")

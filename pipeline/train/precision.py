@@ -11,9 +11,14 @@ def suit(network: nn.Module, device: torch.device, precision: str) -> None:
 
     Weights lie channels-last everywhere: convolutions need no reordering then, in either
     precision. On a processor, depthwise convolutions stay in float32 under bf16: oneDNN's bf16
-    gradient of them is several times slower than the float32 one.
+    gradient of them is several times slower than the float32 one. There, too, a bounded ReLU writes
+    a new map: one that writes over its input must copy it first for the gradient.
     """
     network.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        for module in network.modules():
+            if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+                module.inplace = False
     if device.type == "cpu" and precision == "bf16":
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and module.groups > 1:

@@ -22,6 +22,8 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure a run on the test split and log the figures to it",
     "look": "show what a network does with one image, from its pixels to the verdict",
     "register": "put a run's model package into the MLflow registry",
+    "quantize": "add an 8-bit graph to a model package and measure its precisions",
+    "verify": "check a model package here, in every runtime and precision",
     "sign": "sign a model package, for services that serve only signed ones",
     "serve": "score images over HTTP",
     "keys": "make, list and revoke the API keys of a service",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,11 @@ class Buckets:
             self._filled.pop(next(iter(self._filled)))
         return wait
 
+    def owe(self, caller: str, count: int) -> None:
+        """Take more for what was let in already; the caller waits longer for its next request."""
+        left, then = self._filled.get(caller, (0.0, self._clock()))
+        self._filled[caller] = (left - count, then)
+
 
 class Gate:
     """ASGI middleware, inside the door: lets a request through, or answers 401, 403 or 429."""
@@ -140,9 +146,8 @@ class Gate:
             try:
                 await self._admit(scope)
             except Refusal as refusal:
-                state = scope["state"]
-                state["facts"]["code"] = refusal.code
-                await answer(refusal, state["request_id"])(scope, receive, send)
+                scope["state"]["facts"]["code"] = refusal.code
+                await answer(refusal, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -171,6 +176,8 @@ class Gate:
                     f"{rate:g} requests a second are allowed for this key.",
                     retry_after_s=math.ceil(wait),
                 )
+            # a request of many images is as many; how many is known once its body is read
+            scope["state"]["owe"] = partial(self._buckets.owe, caller.id)
 
     async def _caller(self, scope: Scope) -> Caller:
         text = credential_of(scope)

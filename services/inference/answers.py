@@ -1,4 +1,4 @@
-"""What the service says about itself: the model's summary and its health, as documents of OpenAPI."""
+"""Answers that only the service gives: the model's summary, its health, a batch's answers."""
 
 from typing import Literal
 
@@ -6,8 +6,15 @@ from pydantic import Field
 
 from data_schemas.card import Evaluation, OperatingPoint, Output
 from data_schemas.contract import Contract
-from data_schemas.document import Part
+from data_schemas.document import Document, Part
+from data_schemas.score import Score
+from data_schemas.terms import Aggregate
 from services.inference.engine import Engine
+from services.inference.problems import Problem
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Following(Part):
@@ -34,6 +41,9 @@ class ModelSummary(Part):
     dataset_sha256: str
     contract: Contract = Field(description="which files are taken and how they become pixels")
     outputs: tuple[Output, ...]
+    aggregate: Aggregate = Field(
+        description="how the images of one side of a patient become one probability"
+    )
     primary: str = Field(description="the label that the verdict is about")
     operating_points: tuple[OperatingPoint, ...]
     evaluation: Evaluation | None = None
@@ -48,6 +58,31 @@ class Health(Part):
     """Whether the process answers, or whether it can score."""
 
     status: Literal["ok", "ready"]
+
+
+class ImageAnswer(Part):
+    """One file of a batch: its score, or what is wrong with it."""
+
+    score: Score | None = Field(default=None, exclude_if=_is_none)
+    problem: Problem | None = Field(default=None, exclude_if=_is_none)
+
+
+class BatchAnswer(Document):
+    """Many independent images, one answer each, in the order of the files."""
+
+    answers: tuple[ImageAnswer, ...]
+
+
+class Prediction(Score):
+    """A row's score, as /v1/scores answers it, with the primary finding's probability beside it."""
+
+    probability: float | None = Field(description="of the primary finding; null: not judged")
+
+
+class Predictions(Part):
+    """The answer to a client of MLflow."""
+
+    predictions: tuple[Prediction, ...]
 
 
 def summary_of(engine: Engine, max_body_bytes: int) -> ModelSummary:
@@ -66,6 +101,7 @@ def summary_of(engine: Engine, max_body_bytes: int) -> ModelSummary:
         dataset_sha256=card.dataset_sha256,
         contract=engine.package.contract,
         outputs=card.outputs,
+        aggregate=card.aggregate,
         primary=card.primary,
         operating_points=card.operating_points,
         evaluation=card.evaluation,

@@ -1,30 +1,32 @@
-"""The HTTP application: its routes, each as short as what it promises."""
+"""The HTTP application: routes, gate and door put together, and every error a problem body."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from data_schemas.errors import HilumError
 from data_schemas.version import our_version
 from pipeline.model.package import Package
+from services.inference.about import about_routes, add_pages
 from services.inference.access import Gate
-from services.inference.answers import Health, ModelSummary, summary_of
 from services.inference.body import Bodies
+from services.inference.desk import Desk
 from services.inference.door import Door
 from services.inference.engine import Around, Engine
 from services.inference.figures import Figures
+from services.inference.invocations import invocation_routes
 from services.inference.journal import Journal
-from services.inference.openapi import DESCRIPTION, SCORE_BODY, describe, problems, score_example
-from services.inference.pages import asset, reference
-from services.inference.patience import attended, deadline_of
+from services.inference.kserve import kserve_routes
+from services.inference.openapi import DESCRIPTION, describe
 from services.inference.problems import Refusal, answer, refusal_of
+from services.inference.scores import score_routes
 from services.inference.settings import ServiceSettings
+from services.inference.traces import open_traces
 
 
 def create_app(
@@ -52,6 +54,7 @@ def create_app(
     """
     figures = Figures(settings.figures_folder)
     journal = journal or Journal()
+    traces = open_traces(settings)
     engine = Engine(package, settings, version, figures, journal, around or Around())
 
     @asynccontextmanager
@@ -59,6 +62,8 @@ def create_app(
         engine.start()
         yield
         await engine.stop()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
         journal.write("stopped")
 
     app = FastAPI(
@@ -72,142 +77,21 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        # FastAPI's own would tell addresses, messages of errors and what was wrong in a request to
+        # whoever a variable of the environment names; traces.py sends ours
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_middleware(Gate, settings=settings, journal=journal)
-    app.add_middleware(Door, figures=figures, journal=journal)
+    app.add_middleware(Door, figures=figures, journal=journal, traces=traces)
     _refuse_in_problem_bodies(app, journal)
-    _add_scores(app, engine, settings, Bodies(settings, figures))
-    _add_model(app, engine, settings, figures)
-    _add_pages(app)
+    desk = Desk(engine, settings, Bodies(settings, figures), journal)
+    app.include_router(score_routes(desk))
+    app.include_router(about_routes(engine, settings))
+    app.include_router(kserve_routes(desk))
+    app.include_router(invocation_routes(desk))
+    add_pages(app)
     describe(app)
     return app
-
-
-def _add_scores(app: FastAPI, engine: Engine, settings: ServiceSettings, bodies: Bodies) -> None:
-    @app.post(
-        "/v1/scores",
-        tags=["scores"],
-        summary="Score one image",
-        operation_id="score",
-        responses={
-            200: {
-                "description": "The score.",
-                "content": {
-                    "application/json": {
-                        "schema": {"$ref": "#/components/schemas/Score"},
-                        "example": score_example(engine.package),
-                    }
-                },
-            },
-            **problems(400, 408, 413, 415, 422, 500, 503),
-        },
-        openapi_extra={"requestBody": SCORE_BODY},
-        response_class=Response,
-    )
-    async def score(
-        request: Request,
-        evidence: Annotated[
-            bool, Query(description="also answer the evidence maps, with a picture of each")
-        ] = False,
-    ) -> Response:
-        """Score the file in the body: DICOM, JPEG, PNG or TIFF, recognised by its first bytes.
-
-        The file is decoded, prepared and scored exactly as the model's training images were; it
-        is neither stored nor logged.
-        """
-        deadline = deadline_of(request, settings.answer_seconds)
-        with engine.figures.stage("receive") as received:
-            async with bodies.image(request) as data:
-                received()
-                request.state.facts["bytes"] = len(data)
-                work = engine.score(data, evidence=evidence, deadline=deadline)
-                result = await attended(request, work, deadline)
-        request.state.facts.update(verdict=result.verdict, version=result.model.version)
-        with engine.figures.stage("answer"):
-            text = result.model_dump_json()
-        return Response(
-            text,
-            media_type="application/json",
-            headers={"Cache-Control": "no-store"},
-        )
-
-
-def _add_model(app: FastAPI, engine: Engine, settings: ServiceSettings, figures: Figures) -> None:
-    @app.get(
-        "/v1/model",
-        tags=["model"],
-        operation_id="model",
-        response_description="The model.",
-        responses=problems(500),
-    )
-    async def model() -> ModelSummary:
-        """Tell what the model is for, which files it takes, how it decides and how well it did."""
-        return summary_of(engine, settings.max_body_bytes)
-
-    @app.get(
-        "/healthz",
-        tags=["health"],
-        operation_id="health",
-        response_description="It lives.",
-        responses=problems(500),
-    )
-    async def healthz() -> Health:
-        """Answer as long as the process lives."""
-        return Health(status="ok")
-
-    @app.get(
-        "/readyz",
-        tags=["health"],
-        operation_id="ready",
-        response_description="It can score.",
-        responses=problems(500, 503),
-    )
-    async def readyz() -> Health:
-        """Answer 200 once the package's verification images give the stored outputs again."""
-        if engine.state != "ready":
-            raise engine.not_ready()
-        if engine.receipts is not None:
-            await asyncio.to_thread(engine.receipts.check)
-        return Health(status="ready")
-
-    @app.get(
-        "/metrics",
-        tags=["health"],
-        operation_id="metrics",
-        response_class=Response,
-        responses={
-            200: {
-                "description": "Prometheus's text format.",
-                "content": {"text/plain": {"schema": {"type": "string"}}},
-            },
-            **problems(500),
-        },
-    )
-    async def metrics() -> Response:
-        """Answer the service's figures for Prometheus."""
-        return Response(figures.exposition(), media_type=figures.content_type)
-
-
-def _add_pages(app: FastAPI) -> None:
-    @app.get("/", include_in_schema=False)
-    async def index() -> Response:
-        return asset("index.html")
-
-    @app.get("/page.css", include_in_schema=False)
-    async def style() -> Response:
-        return asset("page.css")
-
-    @app.get("/page.js", include_in_schema=False)
-    async def script() -> Response:
-        return asset("page.js")
-
-    @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> JSONResponse:
-        return JSONResponse(app.openapi())
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return reference(app.openapi())
 
 
 def _refuse_in_problem_bodies(app: FastAPI, journal: Journal) -> None:
@@ -216,7 +100,7 @@ def _refuse_in_problem_bodies(app: FastAPI, journal: Journal) -> None:
         request.state.facts["code"] = refusal.code
         if refusal.code == "FAULT":
             journal.fault(error, request_id=request.state.request_id)
-        return answer(refusal, request.state.request_id)
+        return answer(refusal, request.scope)
 
     async def own(request: Request, error: Exception) -> Response:
         return refuse(request, error)

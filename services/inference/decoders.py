@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import resource
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -22,16 +23,22 @@ from data_schemas.contract import Contract
 from data_schemas.errors import HilumError, ImageError
 from data_schemas.score import QualityAnswer
 from pipeline.imaging.instance import Instance, Prepared, Stored
+from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.imaging.picture import picture
-from pipeline.imaging.prepare import prepare
-from pipeline.imaging.read import read
+from pipeline.imaging.prepare import came_prepared
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
+from pipeline.model.overlay import reduced
+from services.inference.body import Pieces
 
 MESSAGE = 128 * 1024
 """Longest JSON message; a contract has a few thousand bytes."""
 
 KEPT = 16 * 2**20
 """Bytes of a memory file that are kept from request to request; larger ones are given back."""
+
+
+IDLE_S = 1.0
+"""A process that nobody has asked for so long has time to import more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,7 @@ class Decoded:
     """Its facts; no pixels where a process of its own decoded it."""
     prepared: Prepared
     picture: NDArray[np.uint8] | None
-    """uint8 [H, W, 3] as a reader knows it, if asked for."""
+    """uint8 [H, W, 3] as a reader knows it, reduced for an overlay, if asked for."""
     decode_seconds: float
     prepare_seconds: float
 
@@ -50,7 +57,7 @@ class Decoded:
 class Decoding(Protocol):
     """Where files are decoded."""
 
-    def decode(self, data: bytes, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
         """Return the file's prepared image, and its picture if ``seen``; ``ImageError`` if it is none."""
 
     def close(self) -> None:
@@ -60,9 +67,10 @@ class Decoding(Protocol):
 class Here:
     """Decodes in the calling thread: for an application that runs without a supervisor."""
 
-    def decode(self, data: bytes, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
-        return decoded(data, contract, seen=seen)
+        whole = data if isinstance(data, bytes) else b"".join(data)
+        return decoded(whole, contract, seen=seen)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -77,12 +85,18 @@ def decoded(data: bytes, contract: Contract, *, seen: bool) -> Decoded:
         If the bytes don't become an image under the contract.
     """
     began = time.perf_counter()
-    instance = read(data, contract)
+    instance = read_any_kind(data, contract)
     read_at = time.perf_counter()
-    prepared = prepare(instance, contract)
+    prepared = prepare_any_kind(instance, contract)
     ended = time.perf_counter()
-    shown = picture(instance) if seen and prepared.quality.sufficient else None
+    judged = prepared.quality.sufficient and not prepared.outside
+    shown = reduced(picture(instance)) if seen and judged else None
     return Decoded(instance, prepared, shown, read_at - began, ended - read_at)
+
+
+def as_decoded(pixels: NDArray[np.uint8]) -> Decoded:
+    """Return an image that came prepared, uint8 [size, size, channels], as if it had been decoded."""
+    return Decoded(*came_prepared(pixels), None, 0.0, 0.0)
 
 
 class Breeding(Protocol):
@@ -106,7 +120,8 @@ class _Decoder:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.pid = breeding.start(theirs, self.memory)
-        self.known: set[str] = set()
+        self.contract: Contract | None = None
+        """The one that it works by."""
 
     def close(self) -> None:
         self.channel.close()
@@ -141,13 +156,14 @@ class Apart:
         for _ in range(count):
             self._idle.put(_Decoder(breeding))
 
-    def decode(self, data: bytes, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
         decoder = self._idle.get()
         try:
             if decoder is None:  # none could be started in the place of a lost one: try again
                 decoder = _Decoder(self._breeding)
-            answer = self._asked(decoder, data, contract, seen=seen)
+            pieces = (data,) if isinstance(data, bytes) else data
+            answer = self._asked(decoder, pieces, contract, seen=seen)
         except _LostError as lost:
             assert decoder is not None  # noqa: S101 - for the type checker
             code = self._breeding.end(decoder.pid)
@@ -168,12 +184,13 @@ class Apart:
                 decoder.close()
         self._breeding.close()
 
-    def _asked(self, decoder: _Decoder, data: bytes, contract: Contract, *, seen: bool) -> Decoded:
-        digest = contract.digest()
-        order = {"bytes": len(data), "contract": digest, "seen": seen}
-        if digest not in decoder.known:
-            order["document"] = contract.model_dump_json()
-        _write(decoder.memory, 0, data)
+    def _asked(
+        self, decoder: _Decoder, pieces: Pieces, contract: Contract, *, seen: bool
+    ) -> Decoded:
+        order: dict[str, Any] = {"bytes": _write(decoder.memory, 0, *pieces), "seen": seen}
+        # the very same object, mostly: its digest costs more than all the rest here
+        if contract is not decoder.contract:
+            order["contract"] = contract.model_dump_json()
         try:
             decoder.channel.settimeout(self._limits.seconds)
             decoder.channel.send(json.dumps(order).encode())
@@ -184,7 +201,7 @@ class Apart:
             raise _LostError(late=False) from None
         if not reply:
             raise _LostError(late=False)
-        decoder.known.add(digest)
+        decoder.contract = contract
         try:
             return _unpacked(json.loads(reply), decoder.memory, contract)
         except (ValueError, KeyError, TypeError):
@@ -206,13 +223,20 @@ class _LostError(Exception):
 def serve_decoder(channel: socket.socket, memory: int, limits: WorkerLimits) -> None:
     """Decode until the worker closes its end. The whole life of a decoder process."""
     limit_memory(limits.memory_bytes)
-    contracts: dict[str, Contract] = {}
+    contract = Contract(name="none yet")
+    ready_for_dicom(channel)
     while order := channel.recv(MESSAGE):
         asked = json.loads(order)
         limit_cpu(limits.seconds)
-        if "document" in asked:
-            contracts[asked["contract"]] = Contract.model_validate_json(asked["document"])
-        channel.send(json.dumps(_answered(asked, memory, contracts[asked["contract"]])).encode())
+        if "contract" in asked:
+            contract = Contract.model_validate_json(asked["contract"])
+        channel.send(json.dumps(_answered(asked, memory, contract)).encode())
+
+
+def ready_for_dicom(channel: socket.socket) -> None:
+    """Import what reads DICOM in the first idle moment: neither the start waits for it, nor an image."""
+    if not select.select([channel], [], [], IDLE_S)[0]:
+        import pipeline.imaging.dicom_read  # noqa: F401
 
 
 def _answered(asked: dict[str, Any], memory: int, contract: Contract) -> dict[str, Any]:
@@ -232,7 +256,8 @@ _FACTS = ("source_sha256", "format", "modality", "laterality", "rows", "columns"
 
 def _packed(found: Decoded, memory: int) -> dict[str, Any]:
     pixels = np.ascontiguousarray(found.prepared.pixels)
-    _write(memory, 0, pixels.data.cast("B"))
+    if pixels.size:  # of an image of another kind there is no array
+        _write(memory, 0, pixels.data.cast("B"))
     seen = found.picture
     if seen is not None:
         _write(memory, pixels.nbytes, np.ascontiguousarray(seen).data.cast("B"))
@@ -243,6 +268,7 @@ def _packed(found: Decoded, memory: int) -> dict[str, Any]:
         "region": [int(side) for side in found.prepared.region],
         "quality": found.prepared.quality.model_dump(),
         "prepared": found.prepared.warnings,
+        "outside": found.prepared.outside,
         "picture": None if seen is None else seen.shape,
         "seconds": (found.decode_seconds, found.prepare_seconds),
         # the largest that this process ever was, for the figures
@@ -256,7 +282,9 @@ def _unpacked(reply: dict[str, Any], memory: int, contract: Contract) -> Decoded
             reply["code"], reply["what"], where=reply.get("where"), mend=reply.get("mend")
         )
     shape = tuple(reply["pixels"])
-    if shape != (contract.size, contract.size, contract.channels):
+    outside = str(reply["outside"])
+    size = 0 if outside else contract.size
+    if shape != (size, size, contract.channels):
         raise ValueError(f"pixels {shape}")
     length = int(np.prod(shape))
     pixels = np.frombuffer(_read(memory, 0, length), np.uint8).reshape(shape)
@@ -275,15 +303,18 @@ def _unpacked(reply: dict[str, Any], memory: int, contract: Contract) -> Decoded
     )
     quality = QualityAnswer.model_validate(reply["quality"])
     warnings = tuple(reply["prepared"])
-    prepared = Prepared(pixels, (top, left, height, width), quality, warnings)
+    prepared = Prepared(pixels, (top, left, height, width), quality, warnings, outside)
     return Decoded(instance, prepared, seen, *reply["seconds"])
 
 
-def _write(memory: int, offset: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(memory, view, offset)
-        view, offset = view[done:], offset + done
+def _write(memory: int, offset: int, *pieces: bytes | memoryview) -> int:
+    """Write one after the other, and return how many bytes that were."""
+    length = sum(map(len, pieces))
+    # one call takes all pieces of a body, and all their bytes
+    done = os.pwritev(memory, pieces, offset)
+    if done != length:
+        raise HilumError(f"the memory file took {done} of {length} bytes")
+    return length
 
 
 def _read(memory: int, offset: int, length: int) -> bytes:

@@ -3,13 +3,15 @@
 import asyncio
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_schemas.score import Score
+from pipeline.model.opening import CheckError, Opened, open_runtime
 from pipeline.model.package import Package, open_package
-from services.inference.checking import CheckError, checked, decode_limits, worker_count
+from pipeline.model.wanted import SCORE_ALONE, Wanted
+from services.inference.checking import decode_limits, wish_of, worker_count
 from services.inference.figures import Figures
 from services.inference.following import News, read_news
 from services.inference.journal import Journal
@@ -21,6 +23,7 @@ from services.inference.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from pipeline.model.runtime import Runtime
+    from services.inference.body import Pieces
     from services.inference.decoders import Breeding, Decoded, Decoding
     from services.inference.shadow import Shadow
 
@@ -108,11 +111,19 @@ class Engine:
         if self.receipts is not None:
             self.receipts.close()
 
-    async def score(self, data: bytes, *, evidence: bool, deadline: float = float("inf")) -> Score:
-        """Score one file's bytes in the pool.
+    async def score(
+        self,
+        image: "bytes | Pieces | Decoded",
+        wanted: Wanted = SCORE_ALONE,
+        *,
+        deadline: float = float("inf"),
+        of: Loaded | None = None,
+    ) -> Score:
+        """Score one file's bytes, or an image that came prepared, in the pool.
 
         ``deadline`` is on the clock of ``time.monotonic``. If the caller is cancelled, an image that
-        waits is dropped, and one that was only decoded isn't run.
+        waits is dropped, and one that was only decoded isn't run. ``of`` is the version that answers,
+        for whoever asks about several images; ``None``: the latest.
 
         Raises
         ------
@@ -132,7 +143,7 @@ class Engine:
         left = threading.Event()
         try:
             score = await pool.run(
-                lambda: self._score(data, evidence=evidence, deadline=deadline, left=left), deadline
+                lambda: self._score(image, wanted, of=of, deadline=deadline, left=left), deadline
             )
         except asyncio.CancelledError:
             left.set()
@@ -140,18 +151,30 @@ class Engine:
         if self.receipts is None:
             return score
         # in a thread of its own: while the disk flushes, the scoring thread has the next image
-        return await asyncio.to_thread(with_receipt, self.receipts, score)
+        with self.figures.stage("receipt"):
+            return await asyncio.to_thread(with_receipt, self.receipts, score)
 
     def _score(
-        self, data: bytes, *, evidence: bool, deadline: float, left: threading.Event
+        self,
+        image: "bytes | Pieces | Decoded",
+        wanted: Wanted,
+        *,
+        of: Loaded | None,
+        deadline: float,
+        left: threading.Event,
     ) -> Score:
         from pipeline.model.scoring import score_prepared
 
         # taken once: from here to the answer everything is of this version
-        loaded, decoding = self.loaded, self._decoding
+        loaded, decoding = of or self.loaded, self._decoding
         assert loaded is not None  # noqa: S101 - for the type checker
         assert decoding is not None  # noqa: S101
-        found = decoding.decode(data, loaded.package.contract, seen=evidence)
+        contract = loaded.package.contract
+        found = (
+            decoding.decode(image, contract, seen=wanted.pictures)
+            if isinstance(image, (bytes, tuple))
+            else image
+        )
         if left.is_set() or time.monotonic() > deadline:
             raise too_late()
         shown = found.picture
@@ -161,19 +184,23 @@ class Engine:
             loaded.runtime,
             found.instance,
             found.prepared,
+            replace(wanted, watch=self.figures.drift.note),
             seen=None if shown is None else lambda: shown,
             version=loaded.version,
         )
-        self._note(score, found, time.perf_counter() - began)
+        self._note(score, found, began, time.perf_counter() - began)
         if self._shadow is not None:
             self._shadow.offer(loaded.package, found, score)
         return score
 
-    def _note(self, score: Score, found: "Decoded", run_seconds: float) -> None:
-        stages = self.figures.stage_seconds
-        stages.labels("decode").observe(found.decode_seconds)
-        stages.labels("prepare").observe(found.prepare_seconds)
-        stages.labels("run").observe(run_seconds)
+    def _note(self, score: Score, found: "Decoded", began: float, run_seconds: float) -> None:
+        # where a process of its own decoded, its clock isn't ours: decoding ended where the run began
+        prepared_at = began - found.prepare_seconds
+        self.figures.took("decode", prepared_at - found.decode_seconds, found.decode_seconds)
+        self.figures.took("prepare", prepared_at, found.prepare_seconds)
+        self.figures.took("run", began, run_seconds)
+        if score.logits:
+            self.figures.batch.observe(1)
         for reason in () if score.quality.sufficient else score.quality.reasons:
             self.figures.quality.labels(score.model.version, reason).inc()
         for finding in score.findings:
@@ -189,25 +216,24 @@ class Engine:
         began = time.perf_counter()
         try:
             from pipeline.model.cores import available_cores
-            from pipeline.model.runtime import Runtime
 
             self._warm_decoders()
             package, version = self._latest()
             threads = self._settings.threads or max(
                 1, available_cores() // worker_count(self._settings)
             )
+            opened = open_runtime(package, wish_of(self._settings), streams=threads)
+            # last: decoders that wait idly import what reads DICOM
             self._decoding = self._open_decoding(threads)
-            runtime = Runtime(package, threads=1)
-            difference = checked(package, runtime)
             self._shadow = self._open_shadow()
         except Exception as error:  # noqa: BLE001 - whatever it is, the service must say "failed"
             self._fail(error)
             return
         self.pool = Pool(threads, self._settings.queue, self.figures)
-        self._take(Loaded(package, version, runtime))
+        self._take(Loaded(package, version, opened.runtime))
         self.state, self.reason = "ready", ""
         self.figures.ready.set(1)
-        self._tell_ready(threads, difference, time.perf_counter() - began)
+        self._tell_ready(opened, threads, time.perf_counter() - began)
         self._follow()
 
     def _latest(self) -> tuple[Package, str]:
@@ -239,9 +265,6 @@ class Engine:
     @staticmethod
     def _warm_decoders() -> None:
         # so that they are imported now and not while the first patient's image waits
-        import pydicom  # noqa: F401
-
-        import pipeline.imaging.read
         import pipeline.model.scoring  # noqa: F401
 
     def _hear(self) -> bool:
@@ -269,27 +292,26 @@ class Engine:
             refused = "" if self._swap(news) else news.version
 
     def _swap(self, news: News) -> bool:
-        from pipeline.model.runtime import Runtime
-
         began = time.perf_counter()
+        pool = self.pool
+        assert pool is not None  # noqa: S101 - for the type checker
         try:
             package = open_package(Path(news.folder), trusted_keys=self._trusted)
-            runtime = Runtime(package, threads=1)
             # the verification set is also the warming: the first patient's image isn't the first run
-            difference = checked(package, runtime)
+            opened = open_runtime(package, wish_of(self._settings), streams=pool.threads)
         except Exception as error:  # noqa: BLE001 - the old model goes on, whatever it is
             self.figures.swaps.labels("refused").inc()
             self._journal.fault(error, reason="a new champion was refused", version=news.version)
             return False
         old = self.loaded
-        self._take(Loaded(package, news.version, runtime))
+        self._take(Loaded(package, news.version, opened.runtime))
         self.figures.swaps.labels("taken").inc()
         self._journal.write(
             "swapped",
             version=news.version,
             instead_of="" if old is None else old.version,
             package=package.sha256,
-            largest_difference=difference,
+            **_told(opened),
             seconds=round(time.perf_counter() - began, 3),
         )
         return True
@@ -299,6 +321,8 @@ class Engine:
         if old is not None:
             self.figures.model_info.labels(*_labels(old)).set(0)
         self.figures.model_info.labels(*_labels(loaded)).set(1)
+        window = -(-self._settings.drift_window // worker_count(self._settings))
+        self.figures.drift.follow(loaded.version, loaded.package.reference, window)
 
     def _fail(self, error: Exception) -> None:
         self.state = "failed"
@@ -310,16 +334,26 @@ class Engine:
             # no image is involved yet: here, unlike later, the message may be told
             self._journal.fault(error, reason=self.reason, message=str(error))
 
-    def _tell_ready(self, threads: int, difference: float, seconds: float) -> None:
+    def _tell_ready(self, opened: Opened, threads: int, seconds: float) -> None:
         self._journal.write(
             "ready",
             model=self.package.card.name,
             package=self.package.sha256,
-            runtime=self.loaded.runtime.identity if self.loaded else "",
+            **_told(opened),
             threads=threads,
-            largest_difference=difference,
+            batch=1,
             seconds=round(seconds, 3),
         )
+
+
+def _told(opened: Opened) -> dict[str, Any]:
+    """Return what the log says of a runtime: its identity with the precision read back, and why no faster one."""
+    return {
+        "runtime": opened.runtime.identity,
+        "largest_difference": opened.agreement.logit,
+        "largest_probability_difference": opened.agreement.probability,
+        "not_taken": list(opened.notes),
+    }
 
 
 def _labels(loaded: Loaded) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from data_schemas.errors import HilumError
 from data_schemas.files import write_text
+from pipeline.model.opening import PLAIN, Wish, open_runtime
 from services.inference.journal import Journal
 
 NEWS = "champion.json"
@@ -64,6 +65,8 @@ class Follower:
         Between two looks.
     trusted_keys
         As :func:`open_package` takes them; ``None``: signatures aren't asked for.
+    wish
+        The runtime and precision that the workers will open it in.
     """
 
     model_uri: str
@@ -72,6 +75,7 @@ class Follower:
     seconds: float
     journal: Journal
     trusted_keys: Path | None = None
+    wish: Wish = PLAIN
     _refused: str = ""
     _again_at: float = 0.0
 
@@ -120,7 +124,7 @@ class Follower:
         from pipeline.tracking.registry import fetch_package
 
         fetched = fetch_package(self.model_uri, self.tracking_uri, self.place / "packages")
-        sha256 = tried_apart(fetched.folder, self.trusted_keys)
+        sha256 = tried_apart(fetched.folder, self.trusted_keys, self.wish)
         self._refused = ""
         self._tidy({news.folder, str(fetched.folder)})
         self.journal.write("model_found", version=fetched.version, package=sha256)
@@ -133,7 +137,7 @@ class Follower:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def tried_apart(folder: Path, trusted_keys: Path | None = None) -> str:
+def tried_apart(folder: Path, trusted_keys: Path | None = None, wish: Wish = PLAIN) -> str:
     """Load a package in a child process and run its verification set; return the package's digest.
 
     The child takes the memory of the model with it when it ends, and a graph that crashes the runtime
@@ -149,7 +153,7 @@ def tried_apart(folder: Path, trusted_keys: Path | None = None) -> str:
     if pid == 0:
         answer: dict[str, str] = {"reason": "the trial was cut short"}
         try:
-            answer = {"sha256": _tried(folder, trusted_keys)}
+            answer = {"sha256": _tried(folder, trusted_keys, wish)}
         except Exception as error:  # noqa: BLE001 - the reason is told, whatever it is
             answer = {"reason": str(error)[:2000]}
         finally:
@@ -167,11 +171,9 @@ def tried_apart(folder: Path, trusted_keys: Path | None = None) -> str:
     return str(answer["sha256"])
 
 
-def _tried(folder: Path, trusted_keys: Path | None) -> str:
+def _tried(folder: Path, trusted_keys: Path | None, wish: Wish) -> str:
     from pipeline.model.package import open_package
-    from pipeline.model.runtime import Runtime
-    from services.inference.checking import checked
 
     package = open_package(folder, trusted_keys=trusted_keys)
-    checked(package, Runtime(package, threads=1))
+    open_runtime(package, wish)
     return package.sha256

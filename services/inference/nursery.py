@@ -8,13 +8,14 @@ import os
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from contextlib import suppress
 
 from data_schemas.errors import HilumError
 from pipeline.imaging.workers import WorkerLimits
-from services.inference.decoders import serve_decoder
+from services.inference.decoders import ready_for_dicom, serve_decoder
 
 _START, _END = b"S", b"E"
 _NUMBER = struct.Struct("q")
@@ -77,8 +78,13 @@ def _live(channel: socket.socket, limits: WorkerLimits) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     _close_all_but(channel.fileno())
     alive: set[int] = set()
+    imported = False
     try:
         while True:
+            if alive and not imported:
+                # those that replace others have it from here
+                ready_for_dicom(channel)
+                imported = "pipeline.imaging.dicom_read" in sys.modules
             message, files, _, _ = socket.recv_fds(channel, 64, 2)
             if not message:
                 break

@@ -1,35 +1,33 @@
 """What OpenAPI says beyond the routes themselves: bodies, problem bodies, examples."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
-from data_schemas.score import FindingScore, ModelIdentity, Score, ScoredImage
-from pipeline.model.decision import DEFAULT
-from pipeline.model.package import Package
+from data_schemas.patient import PatientScore
+from data_schemas.score import Score
 from services.inference.access import describe_access
-from services.inference.problems import (
-    MEDIA_TYPE,
-    Problem,
-    Refusal,
-    known_codes,
-    problem_of,
-    status_of,
-)
+from services.inference.answers import BatchAnswer, Predictions
+from services.inference.examples import FILE_EXAMPLE, problem_example
+from services.inference.problems import MEDIA_TYPE, Problem, known_codes, status_of
+from services.inference.tensors import InferRequest
 
 DESCRIPTION = """\
-One image in, one answer out: calibrated probabilities, the operating point, the verdict, the
-digests of the model and of the image, and on request the evidence map.
+Images in, answers out: calibrated probabilities, the operating point, the verdict, the digests of
+the model and of the image, and on request evidence maps, the embedding and all operating points.
 
 Refusals are problem bodies after RFC 9457 with a stable `code`. Nothing that is sent is stored.
 """
 
-_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_BYTES = {"schema": {"type": "string", "format": "binary"}, "example": FILE_EXAMPLE}
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
 
 SCORE_BODY: dict[str, Any] = {
     "required": True,
-    "description": "The bytes of one file, as they are, or a multipart form with the file alone.",
+    "description": "The bytes of one file, as they are, or a multipart form with one file, or "
+    "with the files of one patient. The parts' names don't matter, but `left` and `right`.",
     "content": {
         "application/dicom": _BYTES,
         "image/jpeg": _BYTES,
@@ -39,15 +37,33 @@ SCORE_BODY: dict[str, Any] = {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "required": ["file"],
-                "properties": {"file": {"type": "string", "format": "binary"}},
-            }
+                "properties": {"file": _FILES, "left": _FILES, "right": _FILES},
+                "minProperties": 1,
+                "additionalProperties": False,
+            },
+            "example": {"right": [FILE_EXAMPLE], "left": [FILE_EXAMPLE]},
         },
     },
 }
 
-_EXAMPLE_ID = "00000000-0000-4000-8000-000000000000"
-_DIGEST = "0" * 64
+BATCH_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "A multipart form with the files. The parts' names don't matter.",
+    "content": {
+        "multipart/form-data": {
+            "schema": {"type": "object", "required": ["file"], "properties": {"file": _FILES}},
+            "example": {"file": [FILE_EXAMPLE, FILE_EXAMPLE]},
+        }
+    },
+}
+
+PATIENCE: dict[str, Any] = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "required": False,
+    "description": "seconds that the client will wait; never more than the service's own limit",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -55,7 +71,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     found: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         codes = [code for code in known_codes() if status_of(code) == status]
-        example = {code: {"value": _example(code)} for code in codes}
+        example = {code: {"value": problem_example(code)} for code in codes}
         found[status] = {
             "description": "Problem: " + ", ".join(f"`{code}`" for code in codes),
             "content": {
@@ -68,39 +84,37 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def score_example(package: Package) -> dict[str, Any]:
-    """Return an example of a score in the shape that this package's scores have."""
-    card = package.card
-    point = next(p for p in card.operating_points if (p.label, p.name) == (card.primary, DEFAULT))
-    even = {
-        output.label: {name: round(1 / len(output.classes), 4) for name in output.classes}
-        for output in card.outputs
+def json_answer(description: str, *documents: str, **examples: Any) -> dict[str, Any]:
+    """Return the OpenAPI response that is one of these documents, with an example of each."""
+    schemas = [{"$ref": f"#/components/schemas/{name}"} for name in documents]
+    return {
+        "description": description,
+        "content": {
+            "application/json": {
+                "schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
+                "examples": {name: {"value": value} for name, value in examples.items()},
+            }
+        },
     }
-    score = Score(
-        image=ScoredImage(
-            source_sha256=_DIGEST, format="jpeg", rows=1024, columns=1536, prepared_sha256=_DIGEST
-        ),
-        model=ModelIdentity(
-            name=card.name,
-            package_sha256=package.sha256,
-            contract_sha256=card.contract_sha256,
-            runtime="onnxruntime 1.32.0 fp32",
-        ),
-        verdict="negative",
-        primary=card.primary,
-        operating_point=point.name,
-        threshold=point.high,
-        probabilities=even,
-        logits=tuple(0.0 for output in card.outputs for _ in output.columns),
-        findings=tuple(
-            FindingScore(
-                name=p.label, probability=0.5 * p.low, low=p.low, high=p.high, state="absent"
-            )
-            for p in card.operating_points
-            if p.name == DEFAULT
-        ),
-    )
-    return score.model_dump(mode="json")
+
+
+def own_answer(description: str, example: BaseModel) -> dict[str, Any]:
+    """Return the OpenAPI response of a route whose signature names its schema, with an example."""
+    return {
+        "description": description,
+        "content": {"application/json": {"example": example.model_dump(mode="json")}},
+    }
+
+
+def json_body(description: str, schema: Any, example: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI request body of JSON; ``schema``: one, or a model that has one."""
+    if not isinstance(schema, dict):
+        schema = {"$ref": f"#/components/schemas/{schema.__name__}"}
+    return {
+        "required": True,
+        "description": description,
+        "content": {"application/json": {"schema": schema, "example": example}},
+    }
 
 
 def describe(app: FastAPI) -> None:
@@ -118,10 +132,17 @@ def describe(app: FastAPI) -> None:
                 tags=[
                     {"name": "scores", "description": "Scoring images."},
                     {"name": "model", "description": "What answers."},
+                    {
+                        "name": "open inference protocol",
+                        "description": "The same scores for clients of KServe and Triton (V2).",
+                    },
+                    {"name": "mlflow", "description": "The same scores for clients of MLflow."},
                     {"name": "health", "description": "For whoever runs the service."},
                 ],
             )
-            _add_schemas(tree, Score, Problem)
+            _add_schemas(tree, Score, PatientScore, BatchAnswer, Predictions, Problem)
+            _add_schemas(tree, InferRequest, mode="validation")
+            _leave_out_validation(tree)
             describe_access(tree, problems)
             app.openapi_schema = tree
         return app.openapi_schema
@@ -129,16 +150,24 @@ def describe(app: FastAPI) -> None:
     app.openapi = described  # type: ignore[method-assign]
 
 
-def _add_schemas(tree: dict[str, Any], *documents: Any) -> None:
+def _leave_out_validation(tree: dict[str, Any]) -> None:
+    """Take out the framework's own answer for wrong parameters: here that is a problem body."""
+    for path in tree["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                # only a path's words are read there, and any text is a word
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        tree["components"]["schemas"].pop(name, None)
+
+
+def _add_schemas(
+    tree: dict[str, Any],
+    *documents: type[BaseModel],
+    mode: Literal["serialization", "validation"] = "serialization",
+) -> None:
     schemas = tree.setdefault("components", {}).setdefault("schemas", {})
     for document in documents:
-        schema = document.model_json_schema(
-            mode="serialization", ref_template="#/components/schemas/{model}"
-        )
+        schema = document.model_json_schema(mode=mode, ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[document.__name__] = schema
-
-
-def _example(code: str) -> dict[str, Any]:
-    refusal = Refusal(code, "One or two sentences about this request.")
-    return problem_of(refusal, _EXAMPLE_ID).model_dump(mode="json", exclude_none=True)

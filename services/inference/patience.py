@@ -46,23 +46,28 @@ async def attended(request: Request, work: Coroutine[Any, Any, Answer], deadline
     Refusal
         ``TOO_LATE`` or ``CLIENT_LEFT``.
     """
-    working = asyncio.ensure_future(work)
+    limit = asyncio.timeout(max(0.0, deadline - time.monotonic()))
     leaving = asyncio.ensure_future(_left(request))
+    waiting = True
+
+    def left(_: object) -> None:
+        # the client's leaving is a deadline that comes at once
+        if waiting and not limit.expired():
+            limit.reschedule(0.0)
+
+    leaving.add_done_callback(left)
     try:
-        await asyncio.wait(
-            (working, leaving),
-            timeout=max(0.0, deadline - time.monotonic()),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if working.done():
-            return working.result()
+        async with limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():
+            raise
         if leaving.done():
-            raise Refusal("CLIENT_LEFT", "The client left before the answer.")
-        raise too_late()
+            raise Refusal("CLIENT_LEFT", "The client left before the answer.") from None
+        raise too_late() from None
     finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        waiting = False
+        leaving.cancel()
 
 
 def too_late(retry_after_s: int = 1) -> Refusal:

@@ -1,10 +1,11 @@
 """A thread pool with a bounded queue: beyond it, a request is told to come back instead of waiting."""
 
 import asyncio
+import contextvars
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from data_schemas.errors import BusyError
@@ -42,17 +43,9 @@ class Pool:
         Refusal
             ``TOO_LATE``.
         """
-        expected = max(0, self._under_way - self.threads) / self.threads * self._mean_seconds
-        if time.monotonic() + expected > deadline:
-            raise too_late(max(1, math.ceil(expected)))
-        if self._under_way >= self.threads + self.queue:
-            wait = math.ceil(self._under_way / self.threads * self._mean_seconds)
-            raise BusyError(
-                f"{self.threads} images are being scored and {self.queue} are waiting",
-                retry_after_s=max(1, wait),
-            )
+        self._admit(deadline)
         self._under_way += 1
-        self._figures.waiting.set(max(0, self._under_way - self.threads))
+        self._tell_waiting()
         asked = time.perf_counter()
 
         def timed() -> tuple[Answer, float]:
@@ -63,14 +56,33 @@ class Pool:
             return work(), time.perf_counter() - began
 
         try:
-            future = self._executor.submit(timed)
+            # the thread knows which request it works for, as the caller does
+            future = self._executor.submit(contextvars.copy_context().run, timed)
         except BaseException:
             self._leave()
             raise
-        # a place is free again when the work has ended, not when its client has gone away
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
-        answer, seconds = await asyncio.wrap_future(future)
+        found: asyncio.Future[tuple[Answer, float]] = loop.create_future()
+
+        def settle(done: Future[tuple[Answer, float]]) -> None:
+            # a place is free again when the work has ended, not when its client has gone away
+            self._leave()
+            if found.done():
+                return
+            if done.cancelled():
+                found.cancel()
+            elif (error := done.exception()) is not None:
+                found.set_exception(error)
+            else:
+                found.set_result(done.result())
+
+        # the loop is woken once for each image, not for its answer and for its place
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(settle, done))
+        try:
+            answer, seconds = await found
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
         self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
         return answer
 
@@ -78,6 +90,20 @@ class Pool:
         """Wait for what runs, drop what waits."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
+    def _admit(self, deadline: float) -> None:
+        expected = max(0, self._under_way - self.threads) / self.threads * self._mean_seconds
+        if time.monotonic() + expected > deadline:
+            raise too_late(max(1, math.ceil(expected)))
+        if self._under_way >= self.threads + self.queue:
+            wait = math.ceil(self._under_way / self.threads * self._mean_seconds)
+            raise BusyError(
+                f"{self.threads} images are being scored and {self.queue} are waiting",
+                retry_after_s=max(1, wait),
+            )
+
     def _leave(self) -> None:
         self._under_way -= 1
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
         self._figures.waiting.set(max(0, self._under_way - self.threads))

@@ -4,6 +4,7 @@ import re
 
 from pydantic import BaseModel, Field
 from starlette.responses import Response
+from starlette.types import Scope
 
 from data_schemas.dataset import REFUSALS
 from data_schemas.errors import OUTCOMES, BusyError, HilumError, ImageError
@@ -18,11 +19,14 @@ ONLY_INGESTED = {"DUPLICATE", "CONFLICTING_LABEL", "NO_LABEL", "UNGRADABLE"}
 
 SERVICE_CODES: dict[str, tuple[int, str]] = {
     "EMPTY_BODY": (400, "the request has no body"),
-    "BAD_MULTIPART": (400, "the multipart body isn't exactly one file"),
+    "BAD_MULTIPART": (400, "the multipart body isn't one or more files"),
     "INVALID_REQUEST": (422, "a parameter of the request is wrong"),
+    "TOO_MANY_IMAGES": (413, "the request holds more images than the service takes at once"),
+    "WRONG_MEDIA": (415, "this address doesn't take bodies of this media type or encoding"),
     "BODY_TOO_LARGE": (413, "the request body is larger than the service's limit"),
     "BODY_INCOMPLETE": (408, "the request body did not arrive whole in time"),
     "UNKNOWN_ROUTE": (404, "there is nothing at this address"),
+    "UNKNOWN_MODEL": (404, "this service has no model of this name or version"),
     "WRONG_METHOD": (405, "this address doesn't take this method"),
     "NOT_READY": (503, "the model isn't loaded and checked yet, or failed its check"),
     "BUSY": (503, "all threads are working and the queue is full"),
@@ -49,6 +53,9 @@ class Problem(BaseModel):
     code: str = Field(description="stable name of the problem, for programs")
     request_id: str
     hint: str | None = Field(default=None, description="how to mend it")
+    error: str | None = Field(
+        default=None, description="at addresses of the Open Inference Protocol: `detail` again"
+    )
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault
@@ -113,8 +120,8 @@ def refusal_of(error: Exception) -> Refusal:
     )
 
 
-def problem_of(refusal: Refusal, request_id: str) -> Problem:
-    """Return the problem body of a refusal."""
+def problem_of(refusal: Refusal, request_id: str, *, v2: bool = False) -> Problem:
+    """Return the problem body of a refusal; ``v2``: as the Open Inference Protocol wants it, too."""
     return Problem(
         type=f"/docs#{refusal.code}",
         title=title_of(refusal.code),
@@ -124,12 +131,14 @@ def problem_of(refusal: Refusal, request_id: str) -> Problem:
         code=refusal.code,
         request_id=request_id,
         hint=refusal.hint,
+        error=refusal.detail if v2 else None,
     )
 
 
-def answer(refusal: Refusal, request_id: str) -> Response:
-    """Return the HTTP answer of a refusal."""
-    problem = problem_of(refusal, request_id)
+def answer(refusal: Refusal, scope: Scope) -> Response:
+    """Return the HTTP answer of a refusal to the request of ``scope``, which the door has named."""
+    v2 = scope["path"] == "/v2" or scope["path"].startswith("/v2/")
+    problem = problem_of(refusal, scope["state"]["request_id"], v2=v2)
     headers = {"Cache-Control": "no-store"}
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(refusal.retry_after_s)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.model.package import Package
-from services.inference.checking import decode_limits, worker_count
+from services.inference.checking import decode_limits, wish_of, worker_count
 from services.inference.engine import Around
 from services.inference.figures import forget_process
 from services.inference.following import Follower, News, write_news
@@ -76,13 +76,18 @@ def _follower(serving: Serving, journal: Journal) -> Follower | None:
     write_news(serving.scratch, News(str(package.folder), serving.version, package.sha256))
     trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
     return Follower(
-        settings.model, serving.registry, serving.scratch, settings.follow_seconds, journal, trusted
+        settings.model,
+        serving.registry,
+        serving.scratch,
+        settings.follow_seconds,
+        journal,
+        trusted,
+        wish_of(settings),
     )
 
 
 def _import_once() -> None:
     """Import what workers need, so that they share it. Nothing here starts a thread (a test counts)."""
-    import pydicom  # noqa: F401
     import uvicorn.protocols.http.httptools_impl  # noqa: F401
 
     import services.inference.app

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from data_schemas.document import Part
 from data_schemas.settings import Layer, resolve
+from data_schemas.terms import PrecisionWish, RuntimeWish
 
 PREFIX = "HILUM_"
 
@@ -22,10 +23,24 @@ class ServiceSettings(Part):
     threads: int = Field(
         default=0, ge=0, le=256, description="images scored at once; 0: the cores it may use"
     )
+    runtime: RuntimeWish = Field(
+        default="auto", description="what runs the model: auto, onnxruntime, openvino or cuda"
+    )
+    precision: PrecisionWish = Field(
+        default="auto",
+        description="auto is fp32; bf16, int8: refused unless the package's evidence allows it; "
+        "fast: the fastest that it allows",
+    )
     queue: int = Field(
         default=32, ge=0, description="images that may wait for a thread; more are answered 503"
     )
     max_body_mb: int = Field(default=256, ge=1, le=4096, description="largest request body, MiB")
+    max_images: int = Field(
+        default=64, ge=1, le=4096, description="images of one request that may hold several"
+    )
+    max_images_mb: int = Field(
+        default=256, ge=1, le=4096, description="largest body of several images, MiB"
+    )
     max_held_mb: int = Field(
         default=1024, ge=1, description="bodies held at once, MiB; more are answered 503"
     )
@@ -96,6 +111,13 @@ class ServiceSettings(Part):
     shadow_report: str = Field(
         default="", description="folder for the pairs of champion's and challenger's answers"
     )
+    drift_window: int = Field(
+        default=1000, ge=0, description="images that drift is measured over; 0: it isn't measured"
+    )
+    traces: str = Field(
+        default="",
+        description="address that OpenTelemetry traces are sent to (OTLP over HTTP); empty: none are",
+    )
     figures_folder: str = Field(
         default="", description="where workers keep their figures; set by the command"
     )
@@ -104,6 +126,11 @@ class ServiceSettings(Part):
     def max_body_bytes(self) -> int:
         """Largest request body, bytes."""
         return self.max_body_mb * 2**20
+
+    @property
+    def max_images_bytes(self) -> int:
+        """Largest body of several images, bytes; never less than that of one."""
+        return max(self.max_images_mb * 2**20, self.max_body_bytes)
 
     @property
     def max_held_bytes(self) -> int:

@@ -68,7 +68,7 @@ class Shadow:
         if champion.card.contract_sha256 != self._package.card.contract_sha256:
             self._count("other_contract")
             return
-        if not score.quality.sufficient:
+        if not score.quality.sufficient or found.prepared.outside:
             return
         try:
             self._pairs.put_nowait(_Pair(found, score))
@@ -127,14 +127,13 @@ def pair_of(champion: Score, challenger: Score) -> dict[str, Any]:
 
 def open_shadow(settings: ServiceSettings, figures: Figures, journal: Journal) -> "Shadow | None":
     """Load and check the challenger; a fault is told and leaves the service without a shadow."""
-    from pipeline.model.runtime import Runtime
-    from services.inference.checking import checked
+    from pipeline.model.opening import open_runtime
+    from services.inference.checking import wish_of
 
     try:
         trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
         package = open_package(Path(settings.shadow), trusted_keys=trusted)
-        runtime = Runtime(package, threads=1)
-        checked(package, runtime)
+        runtime = open_runtime(package, wish_of(settings)).runtime
     except Exception as error:  # noqa: BLE001 - the champion serves, whatever it is
         journal.fault(error, reason="no shadow: the challenger was refused", message=str(error))
         return None

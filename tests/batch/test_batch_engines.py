@@ -14,6 +14,7 @@ from pipeline.batch.task import Model, carried, score_file
 from pipeline.imaging.workers import End, WorkerLimits
 from pipeline.ingest import ray_engine
 from pipeline.ingest.sources.open import open_source
+from pipeline.model.runtime import Runtime
 from tests.batch.drawn_files import draw_folder
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,8 @@ def test_a_ray_actor_scores_with_the_package_it_is_sent(binary_package, tmp_path
     cloudpickle = pytest.importorskip("ray.cloudpickle")
     draw_folder(tmp_path / "in", 20)
     files = open_source(str(tmp_path / "in"), progress=silent).files
-    elsewhere = Model("/nowhere", binary_package.sha256, "7", carried(binary_package))
+    runtime = Runtime(binary_package).identity
+    elsewhere = Model("/nowhere", binary_package.sha256, runtime, "7", carried(binary_package))
     task = cloudpickle.loads(cloudpickle.dumps(partial(score_file, model=elsewhere)))
     taker = ray_engine._Taker(task, WorkerLimits(), PRELOAD)
     batch = {"number": range(len(files)), "file": [cloudpickle.dumps(file) for file in files]}
@@ -31,7 +33,7 @@ def test_a_ray_actor_scores_with_the_package_it_is_sent(binary_package, tmp_path
     taker._crew.close()
     assert sorted(told) == list(range(20))
     assert all(said[-1] == End() and len(said) == 2 for said in told.values())
-    here = Model(str(binary_package.folder), binary_package.sha256, "7")
+    here = Model(str(binary_package.folder), binary_package.sha256, runtime, "7")
     assert [told[k][0] for k in range(20)] == [score_file(file, here)[0] for file in files]
 
 

@@ -1,5 +1,7 @@
 """Thresholds are inclusive, states follow the probability, classes and binaries alike."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -108,3 +110,101 @@ def test_insufficient_quality_claims_nothing():
 def test_an_unknown_label_is_named():
     with pytest.raises(UsageError, match="maculopathy"):
         decision.positive_probability(tiny.card(), "maculopathy", np.zeros((1, 2)))
+
+
+def scored(card, logits, laterality="U"):
+    """Return the score of an image with these logits; None: it could not be judged."""
+    found = decision.not_assessed(card) if logits is None else decision.decide(card, logits)
+    return laterality, SimpleNamespace(verdict=found.verdict, findings=found.findings)
+
+
+def test_an_image_out_of_scope_says_nothing_about_the_patient_whatever_it_scores():
+    card = tiny.card()
+    _, strange = scored(card, np.array([9.0, 9.0]))
+    strange.verdict = "out_of_scope"
+    alone = decision.decide_patient(card, [("L", strange)])
+    assert (alone.verdict, alone.findings[0].probability) == ("out_of_scope", None)
+    other = scored(card, np.array([-9.0, -9.0]), "R")
+    for side, verdict in (("L", "out_of_scope"), ("R", "negative")):
+        patient = decision.decide_patient(card, [(side, strange), other])
+        assert patient.verdict == verdict
+        assert patient.findings[0].probability == other[1].findings[0].probability
+
+
+SIDES = st.sampled_from(["L", "R", "B", "U"])
+IMAGES = st.lists(st.tuples(SIDES, st.none() | st.tuples(LOGIT, LOGIT)), min_size=1, max_size=6)
+
+
+@given(IMAGES, st.sampled_from(["highest", "mean"]))
+def test_a_patient_is_positive_if_a_side_is_and_negative_only_if_all_were_judged(images, rule):
+    card = tiny.card(aggregate=rule)
+    scores = [scored(card, None if row is None else np.array(row), side) for side, row in images]
+    patient = decision.decide_patient(card, scores)
+    assert sorted(place for side in patient.sides for place in side.images) == [*range(len(scores))]
+    verdicts = [side.verdict for side in patient.sides]
+    if "positive" in verdicts:
+        assert patient.verdict == "positive"
+    elif "insufficient_quality" in verdicts:
+        assert patient.verdict == "insufficient_quality"
+        assert all(finding.state != "absent" for finding in patient.findings)
+    else:
+        assert patient.verdict in verdicts
+        assert (patient.verdict == "negative") == (set(verdicts) == {"negative"})
+    for place, finding in enumerate(patient.findings):
+        known = [side.findings[place].probability for side in patient.sides]
+        assert finding.probability == max((p for p in known if p is not None), default=None)
+
+
+@given(IMAGES)
+def test_the_highest_of_a_side_is_its_likeliest_image_and_one_image_is_its_own_side(images):
+    card = tiny.card()
+    scores = [scored(card, None if row is None else np.array(row), side) for side, row in images]
+    for side in decision.decide_patient(card, scores).sides:
+        own = [scores[place][1] for place in side.images]
+        known = [one.findings[0].probability for one in own]
+        assert side.findings[0].probability == max(
+            (p for p in known if p is not None), default=None
+        )
+        if len(own) == 1:
+            assert (side.verdict, side.findings) == (own[0].verdict, own[0].findings)
+
+
+def test_the_mean_is_over_the_views_of_one_known_side():
+    card = tiny.card(aggregate="mean")
+    rows = [np.array([2.0, 0.0]), np.array([-1.0, 0.0])]
+    alone = [scored(card, row)[1].findings[0].probability for row in rows]
+    for side, expected in (("L", sum(alone) / 2), ("U", max(alone))):
+        patient = decision.decide_patient(card, [scored(card, row, side) for row in rows])
+        assert patient.findings[0].probability == pytest.approx(expected)
+    # a view that could not be judged doesn't count, and doesn't hold the side up
+    patient = decision.decide_patient(card, [scored(card, rows[0], "L"), scored(card, None, "L")])
+    assert patient.findings[0].probability == alone[0]
+    assert patient.verdict == "positive"
+
+
+def test_what_is_outside_stays_to_be_seen_and_says_nothing_about_the_patient():
+    card = tiny.card()
+    side, inside = scored(card, np.array([-2.0, 0.0]), "L")
+    found = decision.out_of_scope(decision.decide(card, np.array([9.0, 0.0])))
+    assert found.verdict == "out_of_scope"
+    assert found.findings[0].probability == pytest.approx(0.99988, abs=1e-4)
+    assert {finding.state for finding in found.findings} == {"not_assessed"}
+    outside = SimpleNamespace(verdict=found.verdict, findings=found.findings)
+    # another view of the same eye answers for it; of the other eye nothing is known
+    patient = decision.decide_patient(card, [(side, inside), (side, outside)])
+    assert (patient.verdict, patient.findings) == ("negative", inside.findings)
+    patient = decision.decide_patient(card, [(side, inside), ("R", outside)])
+    assert patient.verdict == "out_of_scope"
+    assert patient.findings[0].probability == inside.findings[0].probability
+    assert patient.findings[0].state == "not_assessed"
+
+
+def test_every_point_of_the_card_is_answered():
+    low, high = tiny.point("referable"), tiny.point("referable", 0.9, 0.95)
+    card = tiny.card(points=(low, high.model_copy(update={"name": "rule_in"})))
+    logits = np.array([1.0, 0.0])  # 0.73
+    found = decision.every_point(card, decision.decide(card, logits).findings)
+    assert [(one.name, one.state) for one in found] == [
+        ("default", "present"),
+        ("rule_in", "absent"),
+    ]

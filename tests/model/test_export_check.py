@@ -29,7 +29,7 @@ def _package(folder, **changes):
 
 def test_the_card_says_how_the_package_was_checked(tmp_path):
     package = _package(tmp_path / "package")
-    (check,) = package.card.checks
+    check = package.card.checks[0]
     assert (check.split, check.images, check.changed_verdicts) == ("tune", 20, 0)
     assert "onnxruntime" in check.precision
     assert "fp32" in check.precision
@@ -97,7 +97,7 @@ def test_files_that_the_contract_refuses_are_refused_on_both_sides(tmp_path):
     card = tiny.card(contract=contract)
     network = tiny.EvidenceNetwork(2)
     export.export_package(network, tiny.images(), card, contract, tmp_path / "package", REAL)
-    (check,) = open_package(tmp_path / "package").card.checks
+    check = open_package(tmp_path / "package").card.checks[0]
     assert check.from_bytes == 0
     assert sum(check.refused_bytes.values()) == 22
     with pytest.raises(TrainingError, match="for training and"):

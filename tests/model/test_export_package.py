@@ -9,9 +9,10 @@ import safetensors.numpy
 import torch
 
 from data_schemas.errors import PackageError
+from pipeline.model.agreement import on_verification
 from pipeline.model.export import export_package
 from pipeline.model.package import FILES, SUMS, open_package, verification
-from pipeline.model.runtime import Runtime, largest_difference
+from pipeline.model.runtime import Runtime
 from tests.model import tiny_network as tiny
 
 
@@ -42,7 +43,7 @@ def test_card_and_verification_are_filled(binary_package):
     stored = verification(binary_package)
     assert stored.images.shape == (6, 32, 32, 3)
     assert stored.bias == pytest.approx(network.head.bias.detach().numpy(), abs=1e-5)
-    assert largest_difference(binary_package, Runtime(binary_package)) <= 1e-4
+    assert on_verification(binary_package, Runtime(binary_package)).logit <= 1e-4
 
 
 def test_same_network_same_bytes_and_no_places_of_this_machine(binary_package, tmp_path):

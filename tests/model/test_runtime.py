@@ -5,6 +5,7 @@ import pytest
 
 from data_schemas.errors import UsageError
 from pipeline.model.cores import available_cores
+from pipeline.model.kinds import Kind
 from pipeline.model.runtime import Runtime
 from tests.model import tiny_network as tiny
 
@@ -53,7 +54,7 @@ def test_cuda_is_refused_where_there_is_none(binary_package):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     with pytest.raises(UsageError, match="no CUDA provider"):
-        Runtime(binary_package, cuda=True)
+        Runtime(binary_package, kind=Kind("cuda", "fp32"))
 
 
 def test_quota_of_the_container_counts(tmp_path):

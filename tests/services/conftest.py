@@ -101,10 +101,10 @@ def log_with(served, text, seconds=5):
     return served.log.read_text()
 
 
-def write_package(folder, **changes):
-    card = tiny.card(contract=CONTRACT, name="small-fundus", **changes)
-    images = tiny.images(count=4, size=CONTRACT.size)
-    export_package(tiny.EvidenceNetwork(2), images, card, CONTRACT, folder)
+def write_package(folder, contract=CONTRACT, **changes):
+    card = tiny.card(contract=contract, name="small-fundus", **changes)
+    images = tiny.images(count=4, size=contract.size)
+    export_package(tiny.EvidenceNetwork(2), images, card, contract, folder)
     return open_package(folder)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from data_schemas.dataset import REFUSALS
 from data_schemas.errors import BusyError, DatasetError, HilumError, ImageError, UsageError
 from services.inference.app import create_app
-from services.inference.body import file_of_multipart
+from services.inference.body import File, Parts
 from services.inference.figures import Figures
 from services.inference.journal import Journal
 from services.inference.pool import Pool
@@ -89,8 +89,16 @@ def test_a_client_that_leaves_gives_its_place_in_the_queue_back():
     asyncio.run(scene())
 
 
-@given(st.binary(min_size=1, max_size=300))
-def test_a_form_gives_back_the_files_own_bytes(data):
+def files_of_form(body, boundary, cut=7):
+    """Return the files of a form that arrives ``cut`` bytes at a time."""
+    parts = Parts(boundary, ServiceSettings())
+    for start in range(0, len(body), cut):
+        parts.write(body[start : start + cut])
+    return parts.files(empty=not body)
+
+
+@given(st.binary(min_size=1, max_size=300), st.integers(1, 400))
+def test_a_form_gives_back_the_files_own_bytes(data, cut):
     boundary = "b" * 30
     if f"--{boundary}".encode() in data:
         return
@@ -98,15 +106,15 @@ def test_a_form_gives_back_the_files_own_bytes(data):
     frame = (
         f"--{boundary}\r\n".encode() + head + b"\r\n" + data + f"\r\n--{boundary}--\r\n".encode()
     )
-    assert file_of_multipart(frame, boundary) == data
+    assert files_of_form(frame, boundary, cut) == [File(data, "file")]
     with pytest.raises(Refusal):
-        file_of_multipart(frame[: -len(boundary) - 4], boundary)
+        files_of_form(frame[: -len(boundary) - 4], boundary, cut)
 
 
 @given(st.binary(max_size=200), st.text(max_size=90))
 def test_no_form_escapes_as_another_error(body, boundary):
     try:
-        assert file_of_multipart(body, boundary)
+        assert files_of_form(body, boundary)
     except Refusal as refusal:
         code = refusal.code
         assert code in ("BAD_MULTIPART", "EMPTY_BODY")
@@ -222,7 +230,7 @@ def test_a_fault_inside_is_a_problem_body_and_a_log_line(package, monkeypatch):
     async def scene():
         log = io.StringIO()
         app = create_app(package, ServiceSettings(), journal=Journal(log))
-        monkeypatch.setattr("services.inference.app.summary_of", lambda *_: 1 / 0)
+        monkeypatch.setattr("services.inference.about.summary_of", lambda *_: 1 / 0)
         async with asgi(app) as client:
             answer = await client.get("/v1/model")
         assert answer.status_code == 500

@@ -10,7 +10,7 @@ from torch import nn
 from data_schemas.errors import TrainingError
 from data_schemas.plan import NetworkPlan
 from pipeline.model.export import TOLERANCE, to_onnx
-from pipeline.model.runtime import OUTPUTS
+from pipeline.model.graph import OUTPUTS
 from pipeline.model.session import open_session
 from pipeline.train import ensemble, networks, precision
 from pipeline.train.world import World

@@ -10,16 +10,15 @@ all are the same. Only on the same runtime must the output be the same to the la
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import ImageError, UsageError
 from services.cli.console import Console
+from services.cli.models import opened_package
 
 if TYPE_CHECKING:
     from data_schemas.receipt import Receipt
-    from pipeline.model.package import Package
 
 COMPARED = (
     ("input", "input_sha256"),
@@ -83,16 +82,28 @@ def _told(rows: list[dict[str, object]], place: str, when: str, *, same: bool) -
 
 
 def _again(model: str, data: bytes, kept: "Receipt") -> "Receipt":
+    import numpy as np
+
     from data_schemas.files import sha256
     from data_schemas.receipt import receipt_of
+    from pipeline.imaging.prepare import came_prepared
+    from pipeline.model.kinds import BASE, kind_of, missing
     from pipeline.model.runtime import Runtime
-    from pipeline.model.scoring import score_bytes
+    from pipeline.model.scoring import score_bytes, score_prepared
 
-    with tempfile.TemporaryDirectory(prefix="hilum-replay-") as scratch:
-        package, version = _package(model, Path(scratch))
-        runtime = Runtime(package, threads=1)
+    with opened_package(model) as (package, version):
+        # by the runtime and precision of the receipt; where this machine lacks them, the receipt
+        # will say that it was another
+        kind = kind_of(kept.runtime)
+        runtime = Runtime(package, kind=BASE if missing(kind) else kind)
         try:
-            score = score_bytes(package, runtime, data, version=version)
+            if sha256(data) == kept.input_sha256 == kept.prepared_sha256:
+                # the client had prepared it: the bytes are the array itself
+                shape = (package.card.size, package.card.size, package.card.channels)
+                pixels = np.frombuffer(data, np.uint8).reshape(shape)
+                score = score_prepared(package, runtime, *came_prepared(pixels), version=version)
+            else:
+                score = score_bytes(package, runtime, data, version=version)
         except ImageError:
             # another file or another contract: what is known is told, the rest was never made
             return kept.model_copy(
@@ -106,15 +117,3 @@ def _again(model: str, data: bytes, kept: "Receipt") -> "Receipt":
                 }
             )
     return receipt_of(score, kept.time)
-
-
-def _package(model: str, scratch: Path) -> "tuple[Package, str]":
-    from pipeline.model.package import open_package
-
-    if not model.startswith("models:/"):
-        return open_package(Path(model)), ""
-    from pipeline.tracking.registry import fetch_package
-    from services.cli.settings import tracking_uri
-
-    fetched = fetch_package(model, tracking_uri(), scratch)
-    return open_package(fetched.folder), fetched.version

@@ -18,17 +18,10 @@ of the file's bytes.
 
 import argparse
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from services.cli import access
+from services.cli import access, models
 from services.cli.console import Console
-
-if TYPE_CHECKING:
-    from pipeline.model.package import Package
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="write answers and evidence pictures there; with Ray a folder that all machines share",
     )
+    models.configure_wish(parser)
     access.configure_engine(parser, "score")
     access.configure(parser)
 
@@ -59,13 +53,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.engine == "ray":  # nothing is sent anywhere, and its chatter stays in its own logs
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with _package(options.model) as (package, version):
+    with models.opened_package(options.model) as (package, version):
         counts = score_sources(
             package,
             options.sources,
             options.out,
             Options(
                 version=version,
+                wish=models.wish_of(options),
                 evidence=options.evidence,
                 engine=options.engine,
                 workers=options.workers,
@@ -98,18 +93,3 @@ def run(options: argparse.Namespace, console: Console) -> int:
         },
     )
     return 1 if counts.get(FAULT) else 0
-
-
-@contextmanager
-def _package(model: str) -> "Iterator[tuple[Package, str]]":
-    from pipeline.model.package import open_package
-
-    if not model.startswith("models:/"):
-        yield open_package(Path(model)), ""
-        return
-    from pipeline.tracking.registry import fetch_package
-    from services.cli.settings import tracking_uri
-
-    with tempfile.TemporaryDirectory(prefix="hilum-score-") as scratch:
-        fetched = fetch_package(model, tracking_uri(), Path(scratch))
-        yield open_package(fetched.folder), fetched.version

@@ -9,7 +9,7 @@ The first line on stdout is `serving NAME on URL` (with --json an object with na
 url). The page at URL shows an image with its answer; URL/docs describes the interface. The log
 goes to stderr as JSON lines without anything identifying. Every setting can also come from the
 environment (HILUM_MODEL, HILUM_HOST, HILUM_PORT, HILUM_THREADS, HILUM_QUEUE, HILUM_MAX_BODY_MB,
-HILUM_MAX_HELD_MB, HILUM_BODY_SECONDS, HILUM_DRAIN_SECONDS, and those of docs/receipts.md and
+HILUM_MAX_HELD_MB, HILUM_BODY_SECONDS, HILUM_DRAIN_SECONDS, HILUM_RUNTIME, HILUM_PRECISION, and those of docs/receipts.md and
 docs/security.md); a flag wins. On an address that other machines can reach it asks for API keys
 (--keys-file) or tokens, or starts only with --insecure-open.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import PackageError, UsageError
+from services.cli import models
 from services.cli.console import Console
 from services.cli.settings import tracking_uri
 
@@ -37,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", help="port; 0 takes any free one (default 8080)")
     parser.add_argument("--threads", help="images scored at once (default: the cores it may use)")
+    models.configure_wish(parser)
     parser.add_argument("--queue", help="images that may wait for a thread (default 32)")
     parser.add_argument("--max-body-mb", help="largest request body, MiB (default 256)")
     parser.add_argument("--receipts", metavar="FOLDER", help="where the receipt log is kept")
@@ -64,7 +66,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     flags = {
         name: getattr(options, name)
         for name in (
-            *("model", "host", "port", "threads", "queue", "max_body_mb"),
+            *("model", "host", "port", "threads", "runtime", "precision", "queue", "max_body_mb"),
             *("receipts", "keys_file", "tls_cert", "tls_key", "insecure_open"),
             *("workers", "follow_seconds", "shadow", "shadow_report"),
         )
@@ -76,15 +78,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
             where="MODEL",
             mend="hilum serve FOLDER, or hilum serve models:/NAME@ALIAS (or set HILUM_MODEL)",
         )
+    from services.inference.traces import check_traces
+
+    check_traces(settings)
     with tempfile.TemporaryDirectory(prefix="hilum-serve-") as scratch:
         trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
         package, version = _package(settings.model, Path(scratch), trusted)
 
+        from pipeline.model.opening import check_wish
         from services.inference.access import check_open
+        from services.inference.checking import wish_of
         from services.inference.journal import Journal
         from services.inference.server import address_of, is_open_to_others, listen
         from services.inference.tls import scheme
 
+        check_wish(package, wish_of(settings))
         listening = listen(settings.host, settings.port)
         name, url = package.card.name, scheme(address_of(listening), settings)
         check_open(settings, open_to_others=is_open_to_others(listening), journal=Journal())
