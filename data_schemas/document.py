@@ -13,9 +13,7 @@ from data_schemas.files import sha256, write_text
 class Part(BaseModel):
     """A piece of a document: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Document(Part):

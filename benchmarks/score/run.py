@@ -9,7 +9,6 @@ with its workers; its processor time, rows and memory are looked at while it wor
 """
 
 import argparse
-import importlib.util
 import io
 import json
 import subprocess
@@ -28,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from timing import table  # noqa: E402
 
+from benchmarks.serve.network import export_random  # noqa: E402
 from pipeline.batch.parts import JOURNAL  # noqa: E402
 from pipeline.imaging.prepare import prepare  # noqa: E402
 from pipeline.imaging.read import read  # noqa: E402
@@ -175,14 +175,6 @@ def report(looks: list[Look], count: int, bare: list[tuple[float, float]]) -> st
     return f"{speed}\n\n{memory}\n\nbar: {BAR} of the floor's CPU time an image"
 
 
-def exported(scratch: Path) -> Path:
-    """Export the ResNet-18 of the serving benchmark, by its own script."""
-    spec = importlib.util.spec_from_file_location("serve_run", ROOT / "benchmarks/serve/run.py")
-    serving = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(serving)
-    return serving.export(scratch / "package")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=500)
@@ -196,7 +188,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hilum-bench-score-") as scratch:
         package = options.package
         if package is None:
-            package = exported(Path(scratch))
+            package = export_random(Path(scratch) / "package")
 
         folder = Path(scratch) / "images"
         folder.mkdir()

@@ -29,6 +29,10 @@ class Measured:
     stages: list[float] = field(default_factory=list)
 
 
+class FailedError(Exception):
+    """A server answered something else than a score."""
+
+
 class Client:
     """Connections that stay open, one for each thread."""
 
@@ -47,7 +51,7 @@ class Client:
         came = line.getresponse()
         text = came.read()
         if came.status != 200:
-            raise SystemExit(f"{self._server.name} answered {came.status}: {text[:300]!r}")
+            raise FailedError(f"{self._server.name} answered {came.status}: {text[:300]!r}")
         return time.perf_counter() - began, text
 
 

@@ -109,6 +109,25 @@ def trained(out: Path, backbone: str) -> Path:
     return folder / "package"
 
 
+def reduced(out: Path, backbone: str) -> Path:
+    """Return the same package with an 8-bit graph and a row in its card for each precision."""
+    folder = out / backbone / "package-reduced"
+    if not folder.is_dir():
+        from pipeline.model.package import open_package
+        from pipeline.model.quantize import with_int8
+
+        package = open_package(trained(out, backbone))
+        calibration, _ = prepared(photographs(test=False)[:64])
+        measured, _ = prepared(photographs(test=True))
+        with_int8(package, calibration, measured, "tune", folder)
+    for row in Card.read_json(folder / "card.json").checks:
+        print(
+            f"{row.precision}: {row.changed_verdicts} of {row.images} verdicts changed,"
+            f" largest |dp| {row.max_probability_difference:.4f}"
+        )
+    return folder
+
+
 def _half(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((SMALL, SMALL), Image.Resampling.BOX))
 

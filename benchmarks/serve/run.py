@@ -20,19 +20,28 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import servers  # noqa: E402
 from bodies import bodies  # noqa: E402
-from load import Floor, Measured, measure  # noqa: E402
-from network import NETWORKS, PHOTOGRAPHS, trained  # noqa: E402
+from load import FailedError, Floor, Measured, measure  # noqa: E402
+from network import NETWORKS, PHOTOGRAPHS, reduced, trained  # noqa: E402
 from stages import stages  # noqa: E402
 from tables import bars, speeds  # noqa: E402
 from verdicts import verdicts  # noqa: E402
 
 START = {
     "ours": servers.ours,
+    "ours-bf16": lambda package, out: servers.ours(
+        package, out, "--runtime", "openvino", "--precision", "bf16", name="hilum-bf16"
+    ),
+    "ours-int8": lambda package, out: servers.ours(
+        package, out, "--runtime", "openvino", "--precision", "int8", name="hilum-int8"
+    ),
     "mlflow": servers.mlflow,
     "fastapi": servers.fastapi,
     "litserve": servers.litserve,
     "floor": lambda package, _: Floor(package),
 }
+ORDINARY = ("ours", "mlflow", "fastapi", "litserve", "floor")
+"""What needs no package with reduced precisions: those ask for `--servers ...,ours-bf16,ours-int8`."""
+
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -41,7 +50,7 @@ def words_of() -> argparse.Namespace:
     split = {"type": lambda text: text.split(",")}
     parser.add_argument("--out", type=Path, default=ROOT / "bench-serve")
     parser.add_argument("--network", choices=NETWORKS, default="resnet18")
-    parser.add_argument("--servers", default=list(START), **split)
+    parser.add_argument("--servers", default=list(ORDINARY), **split)
     parser.add_argument("--bodies", default=["jpeg512", "jpeg6mp", "png512", "dicom8mb"], **split)
     parser.add_argument("--at-once", default=["1", "8", "32"], **split)
     parser.add_argument("--rounds", type=int, default=3)
@@ -64,13 +73,18 @@ def main() -> int:
     options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     package = trained(options.out, options.network)
+    if {"ours-bf16", "ours-int8"} & set(options.servers):
+        package = reduced(options.out, options.network)
     kept = options.out / f"turns-{options.network}.jsonl"
     if options.fresh:
         kept.unlink(missing_ok=True)
     started = {}
     try:
         for name in options.servers:
-            started[name] = START[name](package, options.out)
+            try:
+                started[name] = START[name](package, options.out)
+            except SystemExit as error:  # a precision that the package's evidence doesn't allow
+                print(f"left out: {error}", flush=True)
         for server in started.values():
             if not isinstance(server, Floor):
                 server.look()
@@ -89,7 +103,7 @@ def main() -> int:
 def take_turns(options, started, kept: Path) -> list[dict]:
     """Take the turns that aren't kept yet; return all of the wanted ones."""
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    wanted = [turn for turn in done if set(options.servers) <= set(turn["servers"])]
+    wanted = [turn for turn in done if set(options.servers) <= set(turn["asked"])]
     for number in range(options.rounds):
         for kind in options.bodies:
             files = bodies(options.out, kind)
@@ -98,10 +112,14 @@ def take_turns(options, started, kept: Path) -> list[dict]:
                 key = {"body": kind, "at_once": at_once, "round": number}
                 if any(all(turn[k] == v for k, v in key.items()) for turn in wanted):
                     continue
-                turn = {**key, "load": os.getloadavg()[0], "servers": {}}
+                turn = {**key, "load": os.getloadavg()[0], "asked": options.servers, "servers": {}}
                 count = max(options.count, at_once)
                 for name in in_turn(list(started), number):
-                    found = asked(started[name], files, data, count, at_once)
+                    try:
+                        found = asked(started[name], files, data, count, at_once)
+                    except (FailedError, OSError) as error:
+                        print(f"no figure: {error}", flush=True)
+                        continue
                     turn["servers"][name] = {
                         "cpu": found.cpu, "wall": found.wall, "count": found.count,
                         "seconds": found.seconds,

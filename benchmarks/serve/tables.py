@@ -57,6 +57,8 @@ def speeds(turns: list[dict]) -> str:
 def _cell(turns: list[dict], kind: str, name: str, at_once: int) -> tuple[str, ...]:
     mine = [t["servers"] for t in turns if (t["body"], t["at_once"]) == (kind, at_once)]
     mine = [turn for turn in mine if name in turn]
+    if not mine:
+        return ("–",) * 5
     seconds = sorted(value for turn in mine for value in turn[name]["seconds"])
     ratio = _ratio(turns, kind, at_once, "floor", name)
     return (

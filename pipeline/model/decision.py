@@ -181,9 +181,9 @@ _Judged = tuple[Verdict, tuple[FindingScore, ...]]
 
 
 def _judged(card: Card, score: Score) -> _Judged:
-    # what a network says about an image that it wasn't made for says nothing about a patient
-    outside = score.verdict == "out_of_scope"
-    return score.verdict, not_assessed(card).findings if outside else score.findings
+    # what an image out of scope happens to score says nothing about the patient
+    silent = score.verdict in NOT_ASSESSABLE
+    return score.verdict, not_assessed(card).findings if silent else score.findings
 
 
 def _of_side(card: Card, images: Sequence[_Judged]) -> _Judged:

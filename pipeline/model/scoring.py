@@ -97,8 +97,8 @@ def score_prepared(
 ) -> Score:
     """Score one prepared image; of ``instance`` only its facts are read, not its pixels.
 
-    ``seen`` gives the picture, uint8 [H, W, 3], that evidence maps are drawn over; ``None``: they
-    aren't drawn.
+    ``seen`` gives the picture, uint8 [H, W, 3], that evidence maps are drawn over, in full or
+    reduced for that (``pipeline.model.overlay.reduced``); ``None``: they aren't drawn.
     """
     if prepared.outside:
         decision = not_assessed(package.card, "out_of_scope")
@@ -120,7 +120,8 @@ def score_prepared(
     maps: tuple[EvidenceMap, ...] = ()
     if wanted.arrays or wanted.pictures:
         picture = seen() if seen and wanted.pictures else None
-        maps = _evidence_maps(package.card, runtime, outputs, picture, prepared)
+        longest = max(instance.rows, instance.columns)
+        maps = _evidence_maps(package.card, runtime, outputs, picture, prepared, longest)
         if not wanted.arrays:
             maps = tuple(one.model_copy(update={"values": ()}) for one in maps)
     logits = tuple(float(value) for value in outputs.logits[0])
@@ -208,6 +209,7 @@ def _evidence_maps(
     outputs: Outputs,
     seen: NDArray[np.uint8] | None,
     prepared: Prepared,
+    longest: int,
 ) -> tuple[EvidenceMap, ...]:
     logits, grids = outputs.logits[0], outputs.evidence[0]
     maps = []
@@ -218,7 +220,7 @@ def _evidence_maps(
         if seen is not None:
             # a map weaker than one logit everywhere stays pale instead of blown up to full colour
             unit = max(float(np.abs(values).max()), FULL_COLOUR)
-            drawn = overlay_png(seen, values, prepared.region, unit=unit)
+            drawn = overlay_png(seen, values, prepared.region, unit=unit, longest=longest)
         maps.append(
             EvidenceMap(
                 label=output.label,

@@ -27,6 +27,7 @@ from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.imaging.picture import picture
 from pipeline.imaging.prepare import came_prepared
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
+from pipeline.model.overlay import reduced
 from services.inference.body import Pieces
 
 MESSAGE = 128 * 1024
@@ -48,7 +49,7 @@ class Decoded:
     """Its facts; no pixels where a process of its own decoded it."""
     prepared: Prepared
     picture: NDArray[np.uint8] | None
-    """uint8 [H, W, 3] as a reader knows it, if asked for."""
+    """uint8 [H, W, 3] as a reader knows it, reduced for an overlay, if asked for."""
     decode_seconds: float
     prepare_seconds: float
 
@@ -89,7 +90,7 @@ def decoded(data: bytes, contract: Contract, *, seen: bool) -> Decoded:
     prepared = prepare_any_kind(instance, contract)
     ended = time.perf_counter()
     judged = prepared.quality.sufficient and not prepared.outside
-    shown = picture(instance) if seen and judged else None
+    shown = reduced(picture(instance)) if seen and judged else None
     return Decoded(instance, prepared, shown, read_at - began, ended - read_at)
 
 

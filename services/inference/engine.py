@@ -222,8 +222,9 @@ class Engine:
             threads = self._settings.threads or max(
                 1, available_cores() // worker_count(self._settings)
             )
-            self._decoding = self._open_decoding(threads)
             opened = open_runtime(package, wish_of(self._settings), streams=threads)
+            # last: decoders that wait idly import what reads DICOM
+            self._decoding = self._open_decoding(threads)
             self._shadow = self._open_shadow()
         except Exception as error:  # noqa: BLE001 - whatever it is, the service must say "failed"
             self._fail(error)

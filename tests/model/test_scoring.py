@@ -14,7 +14,7 @@ from data_schemas.score import Score
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
 from pipeline.model import decision
-from pipeline.model.overlay import overlay_png
+from pipeline.model.overlay import overlay_png, reduced
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes
 from tests.model import tiny_network as tiny
@@ -140,3 +140,14 @@ def test_a_small_picture_is_enlarged_by_a_whole_number():
     data = overlay_png(picture, np.ones((4, 4), np.float32), (0, 0, 28, 28), unit=1.0)
     with Image.open(io.BytesIO(data)) as drawn:
         assert drawn.size == (504, 504)
+
+
+@pytest.mark.parametrize("size", [(3000, 2000), (1024, 700), (333, 500), (20, 28), (1025, 1025)])
+def test_a_reduced_picture_gives_the_same_overlay(size):
+    picture = np.random.default_rng(1).integers(0, 256, (*size, 3)).astype(np.uint8)
+    region = (size[0] // 5, -7, size[0] // 2, size[1])
+    values = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+    small = reduced(picture)
+    assert max(small.shape) <= 1024
+    whole = overlay_png(picture, values, region, unit=1.5)
+    assert overlay_png(small, values, region, unit=1.5, longest=max(size)) == whole

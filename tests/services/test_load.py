@@ -261,14 +261,23 @@ def tree_bytes(pid):
     return total
 
 
-def test_under_more_load_than_it_can_do_every_answer_is_right_and_memory_stays(faulty):
+@pytest.fixture
+def small(package, tmp_path):
+    """Two workers of one thread and a short queue; time and memory of a file as they are by default."""
+    settings = {"HILUM_THREADS": "1", "HILUM_QUEUE": "4"}
+    with serving(package.folder, tmp_path / "log", "--workers", "2", **settings) as running:
+        wait_until_ready(running)
+        yield running
+
+
+def test_under_more_load_than_it_can_do_every_answer_is_right_and_memory_stays(small):
     """Sixteen clients that never pause, where ten images are scored or may wait: what is more is refused."""
-    whole = scored(faulty).content
+    whole = scored(small).content
     end = time.monotonic() + SECONDS
     counts, memory = collections.Counter(), []
 
     def ask(_):
-        with faulty.client() as client:
+        with small.client() as client:
             while time.monotonic() < end:
                 answer = post(client, JPEG)
                 assert answer.status_code in (200, 503), answer.text
@@ -282,7 +291,7 @@ def test_under_more_load_than_it_can_do_every_answer_is_right_and_memory_stays(f
         asking = [clients.submit(ask, place) for place in range(16)]
         while time.monotonic() < end:
             time.sleep(max(0.5, SECONDS / 20))
-            memory.append(tree_bytes(faulty.process.pid))
+            memory.append(tree_bytes(small.process.pid))
         for one in asking:
             one.result()
     assert counts[200] > 0

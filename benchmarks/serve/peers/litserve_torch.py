@@ -32,6 +32,9 @@ class Api(litserve.LitAPI):
 
 if __name__ == "__main__":
     server = litserve.LitServer(
-        Api(max_batch_size=8, batch_timeout=0.01), accelerator="cpu", workers_per_device=1
+        Api(max_batch_size=8, batch_timeout=0.01),
+        accelerator="cpu",
+        workers_per_device=1,
+        timeout=600,
     )
     server.run(port=int(sys.argv[1]), host="127.0.0.1", generate_client_file=False)
