@@ -2,6 +2,7 @@
 # and registers, `tracking` is the MLflow server of compose.yaml.
 #   deploy/build-image serve          or: docker build --target serve -t hilum-serve .
 # BASE: any Debian with Python 3.11 and its venv module.
+# OpenVINO beside ONNX Runtime in `serve`: --build-arg SERVE=serve-openvino
 # Wheels from a folder of yours, before the index's: --build-context wheels=/path/of/wheels
 # Torch without CUDA from an index of CPU wheels: --build-arg TORCH_INDEX=<its address>
 # The same bytes from the same tree: SOURCE_DATE_EPOCH=... deploy/build-image serve
@@ -37,9 +38,10 @@ RUN /opt/tools/bin/pip wheel -q --no-deps --no-build-isolation --wheel-dir /whee
 
 # ---- dependencies: layers that stay the same from one version of the project to the next
 FROM tools AS packages-serve
-COPY deploy/serve.lock deploy/trim deploy/
+ARG SERVE=serve
+COPY deploy/${SERVE}.lock deploy/trim deploy/
 RUN --mount=type=bind,from=wheels,target=/wheels \
-  /opt/tools/bin/pip --python /opt/hilum/bin/python install -q --no-compile --no-deps --require-hashes -r deploy/serve.lock \
+  /opt/tools/bin/pip --python /opt/hilum/bin/python install -q --no-compile --no-deps --require-hashes -r deploy/${SERVE}.lock \
   && deploy/trim /opt/hilum/lib/python3*/site-packages \
   && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/hilum/lib
 
@@ -109,11 +111,12 @@ CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1"
 
 # ---- what is in the served image, by name, version and licence
 FROM runtime AS bill-serve
+ARG SERVE=serve
 COPY --from=packages-serve /opt/hilum /opt/hilum
 COPY --from=project /opt/hilum /opt/hilum
-COPY deploy/sbom.py deploy/serve.lock /bill/
+COPY deploy/sbom.py deploy/${SERVE}.lock /bill/
 ARG SOURCE_DATE_EPOCH
-RUN python /bill/sbom.py /bill/serve.lock /opt/hilum/lib/python3*/site-packages /var/lib/dpkg/status > /bill/sbom.cdx.json
+RUN python /bill/sbom.py "/bill/${SERVE}.lock" /opt/hilum/lib/python3*/site-packages /var/lib/dpkg/status > /bill/sbom.cdx.json
 
 # ---- serving: a model package at /model, receipts (if asked for) at /receipts, port 8080
 FROM runtime AS serve

@@ -14,7 +14,7 @@ export DO_NOT_TRACK := 1
 export NO_PROXY := 127.0.0.1,localhost
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-pacs demo test test-kill test-score-kill test-faults test-load test-ray test-nodes check fix types docs docs-shots bench clean
+.PHONY: help setup setup-pacs demo test test-kill test-score-kill test-faults test-load test-fuzz test-ray test-nodes check fix types docs docs-shots bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -49,7 +49,10 @@ test-faults: setup  ## what may go wrong in a training, made to happen: servers,
 	$(BIN)/python -m pytest -q tests/tracking/test_away.py tests/tracking/test_outbox.py tests/tracking/test_vitals.py tests/train/test_faults.py tests/train/test_resume.py
 
 test-load: setup  ## the service under load and faults: alias changed ten times, workers killed, slow clients
-	HILUM_LOAD_SWAPS=10 HILUM_LOAD_SECONDS=600 $(BIN)/python -m pytest -q -s tests/services/test_load.py tests/services/test_following.py
+	HILUM_LOAD_SWAPS=10 HILUM_LOAD_SECONDS=600 HILUM_LOAD_KILLS=10 $(BIN)/python -m pytest -q -s tests/services/test_load.py tests/services/test_following.py tests/services/test_receipts_served.py
+
+test-fuzz: setup  ## schemathesis over the interface, 5,000 mutated images, every bomb: no server error, bounded memory
+	HILUM_FUZZ=5000 HILUM_FUZZ_EXAMPLES=50 $(BIN)/python -m pytest -q -s tests/services/test_fuzz.py
 
 test-ray: setup  ## one ingestion and one batch on a real Ray of this machine
 	HILUM_RAY=1 $(BIN)/python -m pytest -q tests/ingest/test_engines.py tests/batch/test_batch_engines.py

@@ -71,9 +71,9 @@ def receipt_of(score: Score, time: str) -> Receipt:
 def output_digest(score: Score) -> str:
     """Return the SHA-256 of what decided, as canonical JSON: sorted keys, no spaces, shortest floats.
 
-    Logits, probabilities, findings with their thresholds, primary label, operating point,
-    threshold, verdict; and the scope, where a score has one. Evidence maps are not part of it: they are optional and follow from the
-    same run of the graph.
+    Logits, probabilities, findings with their thresholds, primary label, operating point, threshold,
+    verdict; and the scope, where a score has one. Evidence maps are not part of it: they are optional
+    and follow from the same run of the graph.
     """
     decided = score.model_dump(
         mode="json",
@@ -88,6 +88,9 @@ def output_digest(score: Score) -> str:
             "scope",
         },
     )
+    if decided["scope"] is None:
+        # as it was before scores had a scope: older receipts can still be replayed
+        del decided["scope"]
     return sha256(canonical(decided))
 
 

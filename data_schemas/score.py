@@ -18,7 +18,9 @@ class ScoredImage(Part):
     laterality: Laterality = "U"
     rows: int
     columns: int
-    prepared_sha256: str = Field(description="SHA-256 of the array that the network saw")
+    prepared_sha256: str = Field(
+        description="SHA-256 of the array that the network saw; empty: it saw none"
+    )
     warnings: tuple[str, ...] = ()
 
 
@@ -40,8 +42,27 @@ class QualityAnswer(Part):
     features: dict[str, float] = Field(default_factory=dict)
 
 
+class ScopeAnswer(Part):
+    """Whether the image is one that the model was made for; docs/scope.md."""
+
+    inside: bool = True
+    reasons: tuple[str, ...] = ()
+    distance: float | None = Field(
+        default=None,
+        ge=0,
+        description="how far the embedding is from those of the training images; None: not measured",
+    )
+    limit: float | None = Field(
+        default=None, description="a larger distance is outside; None: not measured"
+    )
+
+
 class FindingScore(Part):
-    """One binary answer. ``state`` follows from the probability and the two limits."""
+    """One binary answer. ``state`` follows from the probability and the two limits.
+
+    Of an image outside what the model was made for, the state is ``not_assessed`` whatever the
+    probability is.
+    """
 
     name: str
     probability: float | None = Field(
@@ -96,11 +117,15 @@ class Score(Document):
     operating_point: str
     threshold: float = Field(description="`high` of the operating point of the primary label")
     probabilities: dict[str, dict[str, float]] = Field(
-        description="label -> class -> calibrated probability"
+        description="label -> class -> calibrated probability. With the verdict out_of_scope they"
+        " are what the network says about an image that it wasn't made for: no answer rests on them"
     )
     logits: tuple[float, ...]
     findings: tuple[FindingScore, ...]
     quality: QualityAnswer = QualityAnswer()
+    scope: ScopeAnswer | None = Field(
+        default=None, description="null: of a kind that is taken, and the model keeps no reference"
+    )
     evidence: tuple[EvidenceMap, ...] = ()
     score_id: str = Field(
         default="", description="random; names this score's receipt. Empty: no receipt is kept"

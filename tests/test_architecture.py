@@ -27,6 +27,8 @@ ALLOWED_HEAVY: dict[str, set[str]] = {
     "pipeline.imaging.picture": set(),
     "pipeline.model.package": set(),
     "pipeline.model.runtime": set(),
+    "pipeline.model.opening": set(),
+    "pipeline.model.session": set(),
     "pipeline.model.decision": set(),
     "pipeline.model.scoring": set(),
     "pipeline.ingest.ingest": set(),

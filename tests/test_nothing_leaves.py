@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.model.precise import needs_openvino
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -28,12 +32,39 @@ def test_onnx_runtime_reports_to_nobody(tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_onnx_runtime_is_imported_in_one_place():
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("onnxruntime", "pipeline/model/session.py"), ("openvino", "pipeline/model/vino.py")],
+)
+def test_a_runtime_is_imported_in_one_place(name, place):
     """Whoever imports it elsewhere might be first, before its telemetry is off."""
     found = [
         str(path.relative_to(ROOT))
         for room in ("pipeline", "services", "data_schemas")
         for path in sorted((ROOT / room).rglob("*.py"))
-        if re.search(r"^\s*(import|from) onnxruntime", path.read_text(), re.MULTILINE)
+        if re.search(rf"^\s*(import|from) {name}", path.read_text(), re.MULTILINE)
     ]
-    assert found == ["pipeline/model/session.py"]
+    assert found == [place]
+
+
+@needs_openvino
+def test_openvino_finds_nothing_to_report_with(tmp_path):
+    """`import openvino` reports to its maker through a package of its own, unless that can't be imported."""
+    program = (
+        "import pipeline.model.vino, sys; import openvino.tools.ovc.telemetry_utils as u\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+        "assert u.tm.__name__ == 'openvino.tools.ovc.telemetry_stub'"
+    )
+    kept = {"PATH", "LD_LIBRARY_PATH"} & os.environ.keys()
+    environment = {name: os.environ[name] for name in kept} | {"HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,6 +1,7 @@
 """The pixel road against the plain recipe and against its own bare floor, one row a bar.
 
     python benchmarks/ingest/run.py
+    python benchmarks/ingest/run.py --only RLE     groups whose name holds this
 
 Reads ../shared/data/dicom (of each group the six largest single-frame files of at least 250 pixels
 a side that both recipes read) and ../shared/data/fundus_rahim (six full-size photographs), and draws
@@ -8,6 +9,7 @@ a 6-megapixel fundus photograph and a 2048 x 2048 radiograph. Every group in a f
 file; CPU time, medians of rounds; a group's figure is the mean over its files.
 """
 
+import argparse
 import csv
 import io
 import multiprocessing
@@ -135,12 +137,12 @@ def bare_dicom(data: bytes, divisor: int, step: int) -> np.ndarray:
         return resample(apply_palette(values, first, colours), (SIDE, SIDE))
     if values.ndim == 3:
         return resample(values, (SIDE, SIDE))
+    if step > 1:
+        means, (low, high) = shrink.block_means(values, step, header.BitsStored)
+        levels = ((means - low) * (255.0 / max(high - low, 1)) + 0.5).astype(np.uint8)
+        return resample(levels, (SIDE, SIDE), (0, 0, columns / step, rows / step))
     low, high = int(values.min()), int(values.max())
     gain = 255.0 / max(high - low, 1)
-    if step > 1:
-        means = shrink.block_means(values, step, (low, high))
-        levels = ((means - low) * gain + 0.5).astype(np.uint8)
-        return resample(levels, (SIDE, SIDE), (0, 0, columns / step, rows / step))
     steps = np.arange(high - low + 1) * gain + 0.5
     places = values - values.dtype.type(low) if low else values
     if values.dtype.kind == "i":
@@ -347,11 +349,15 @@ HEAD = (
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="groups whose name holds this")
+    only = parser.parse_args().only
     plans = photograph_groups()
     if SHARED.is_dir():
         plans[2:2] = shared_groups()
     else:
         print(f"{SHARED} is missing: photographs only", file=sys.stderr)
+    plans = [plan for plan in plans if only in plan.name]
     # one process a group, so that the memory that others leave behind doesn't matter
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as one:

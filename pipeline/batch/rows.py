@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_schemas.card import Card
-from data_schemas.score import Score
+from data_schemas.score import ScopeAnswer, Score
 
 SCORES_VERSION = 1
 """``schema_version`` in the metadata of the table."""
@@ -45,6 +45,8 @@ def table_schema(card: Card) -> pa.Schema:
         ("rows", pa.int64()),
         ("columns", pa.int64()),
         ("quality", pa.string()),
+        ("scope", pa.string()),
+        ("distance", pa.float64()),
         ("warnings", pa.string()),
         ("prepared_sha256", pa.string()),
         ("package_sha256", pa.string()),
@@ -75,6 +77,8 @@ def scored(score: Score) -> Row:
         "rows": score.image.rows,
         "columns": score.image.columns,
         "quality": "; ".join(score.quality.reasons) or "sufficient",
+        "scope": _scope(score.scope),
+        "distance": None if score.scope is None else score.scope.distance,
         "warnings": "; ".join(score.image.warnings),
         "prepared_sha256": score.image.prepared_sha256,
         "model": score.model.name,
@@ -89,6 +93,12 @@ def scored(score: Score) -> Row:
             # a binary label has no such column: the writer takes only those of the schema
             row[f"probability_{label}_{index}"] = value
     return row
+
+
+def _scope(scope: ScopeAnswer | None) -> str | None:
+    if scope is None:
+        return None
+    return "inside" if scope.inside else "; ".join(scope.reasons)
 
 
 def outcome_of(row: Mapping[str, Any]) -> str:

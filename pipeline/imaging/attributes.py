@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName
 
-from pipeline.imaging.dicom_elements import items
+from pipeline.imaging.dicom_elements import items, tag_of
+from pipeline.imaging.dicom_values import plain_values
 
 _LOCK = threading.Lock()
 _PYDICOM = logging.getLogger("pydicom")
@@ -37,19 +39,31 @@ def quiet() -> Iterator[None]:
 
 
 @cache
-def _tag(keyword: str) -> BaseTag | None:
+def _entry(keyword: str) -> tuple[BaseTag, str]:
+    """Return the tag and the VR of a keyword of the dictionary."""
     number = tag_for_keyword(keyword)
-    return None if number is None else BaseTag(number)
+    if number is None:
+        raise ValueError(f"{keyword} is no keyword of DICOM's dictionary")
+    return tag_of(number), dictionary_VR(number)
+
+
+def holds(header: Dataset, keyword: str) -> bool:
+    """Tell whether an attribute is there, be it empty or unreadable."""
+    return header.get_item(_entry(keyword)[0]) is not None
 
 
 def values(header: Dataset, keyword: str) -> list[Any]:
     """Return an attribute's values as a list; empty if it is missing, empty or unreadable."""
-    try:
-        # by tag: by keyword, pydicom raises and catches for each attribute that isn't there
-        tag = _tag(keyword)
-        value = header.get(keyword) if tag is None else header[tag].value
-    except KeyError:
+    tag, vr = _entry(keyword)
+    element: Any = header.get_item(tag)
+    if element is None:
         return []
+    if isinstance(element, RawDataElement):
+        plain = plain_values(element, element.VR or vr)
+        if plain is not None:
+            return plain
+    try:
+        value = header[tag].value
     except Exception:  # noqa: BLE001 - pydicom converts on access and raises whatever went wrong
         return []
     if value is None or (isinstance(value, str | bytes) and not value):
@@ -83,8 +97,7 @@ def integer(header: Dataset, keyword: str) -> int | None:
 
 def children(header: Dataset, keyword: str) -> list[Dataset]:
     """Return the data sets of a sequence; empty if it is missing or no sequence."""
-    tag = tag_for_keyword(keyword)
-    return [] if tag is None else items(header, tag)
+    return items(header, _entry(keyword)[0])
 
 
 def functional_groups(header: Dataset, frame: int) -> list[Dataset]:

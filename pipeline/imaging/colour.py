@@ -82,9 +82,7 @@ def apply_palette(
     """Look stored values up in a palette; values before and after it take its ends."""
     low, high = int(indices.min()), int(indices.max())
     places = np.clip(np.arange(low, high + 1) - first, 0, len(colours) - 1)
-    table, found = colours[places], from_zero(indices, low)
-    bands = [Image.fromarray(table[:, band].take(found)) for band in range(3)]
-    return np.asarray(Image.merge("RGB", bands))
+    return colours[places].take(from_zero(indices, low), axis=0)
 
 
 def cmyk_to_rgb(pixels: NDArray[np.uint8], *, inverted: bool) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ sequence, and keeps every element that a hostile file claims to have.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydicom.dataelem import DataElement, RawDataElement
@@ -17,15 +18,24 @@ from pydicom.tag import BaseTag
 from data_schemas.errors import ImageError
 from pipeline.imaging.sniff import VRS
 
+_NAMES = {vr: vr.decode("ascii") for vr in VRS}
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}  # fmt: skip
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _FRAGMENT, _FRAGMENTS_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_TAG_AND_LENGTH = {"little": struct.Struct("<HHI"), "big": struct.Struct(">HHI")}
+_SHORT_LENGTH = {"little": struct.Struct("<H"), "big": struct.Struct(">H")}
 _FIRST_GROUP = 0x0020
 _DEEPEST = 32
 _MOST_KEPT = 100_000
 _MOST_STEPS = 1_000_000
+
+
+@lru_cache(maxsize=4096)
+def tag_of(number: int) -> BaseTag:
+    """Return a tag, the same object each time: a dictionary finds it without comparing."""
+    return BaseTag(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,28 +121,29 @@ def walk(data: bytes, at: int, encoding: Encoding, *, group: int | None = None) 
     found: dict[BaseTag, DataElement | RawDataElement] = {}
     pixels: PixelElement | None = None
     cut = False
+    implicit, little, size = encoding.implicit, encoding.little, len(data)
     for tag, vr, start, end, following in _elements(data, at, encoding, _Steps(), group):
-        name = None if vr is None else vr.decode("ascii")
-        keyword = _PIXELS.get(tag)
-        cut = following > len(data)
-        if keyword is not None:
-            pixels = pixels or PixelElement(keyword, memoryview(data)[start:end], name or "OW")
+        name = None if vr is None else _NAMES[vr]
+        cut = following > size
+        if tag in _PIXELS:
+            pixels = pixels or PixelElement(_PIXELS[tag], memoryview(data)[start:end], name or "OW")
         elif cut:
             break  # half a value is none
         elif tag >> 16 != 0xFFFE:
-            key = BaseTag(tag)
-            raw = RawDataElement(
-                key, name, end - start, data[start:end], start, encoding.implicit, encoding.little
-            )
-            found.setdefault(key, raw)
-            if len(found) > _MOST_KEPT:
-                raise ImageError("TOO_LARGE", f"the header has more than {_MOST_KEPT} elements")
+            key = tag_of(tag)
+            if key not in found:
+                length = end - start
+                found[key] = RawDataElement(
+                    key, name, length, data[start:end], start, implicit, little
+                )
+                if len(found) > _MOST_KEPT:
+                    raise ImageError("TOO_LARGE", f"the header has more than {_MOST_KEPT} elements")
         at = following
     unreadable = group is None and pixels is None and at + 8 <= len(data)
     return Walked(Dataset(found), pixels, at, cut or unreadable)
 
 
-def items(header: Dataset, tag: int) -> list[Dataset]:
+def items(header: Dataset, tag: BaseTag) -> list[Dataset]:
     """Return the data sets of a sequence, parsed once; empty if it is missing or no sequence.
 
     Raises
@@ -140,7 +151,9 @@ def items(header: Dataset, tag: int) -> list[Dataset]:
     ImageError
         As :func:`walk`.
     """
-    element: Any = header.get_item(BaseTag(tag)) if tag in header else None
+    element: Any = header.get_item(tag)
+    if element is None:
+        return []
     if isinstance(element, RawDataElement):
         if element.VR not in (None, "SQ", "UN") or not element.value:
             return []
@@ -166,9 +179,10 @@ def _elements(
     data: bytes, at: int, encoding: Encoding, steps: _Steps, group: int | None = None
 ) -> Iterator[tuple[int, bytes | None, int, int, int]]:
     """Yield tag, VR, start and end of the value, and the place of the next element."""
-    unpack = struct.Struct("<HHI" if encoding.little else ">HHI").unpack_from
-    order, explicit = encoding.order, not encoding.implicit
-    while at + 8 <= len(data):
+    unpack = _TAG_AND_LENGTH[encoding.order].unpack_from
+    short = _SHORT_LENGTH[encoding.order].unpack_from
+    order, explicit, size = encoding.order, not encoding.implicit, len(data)
+    while at + 8 <= size:
         steps.take()
         upper, lower, length = unpack(data, at)
         if group is not None and upper != group:
@@ -180,7 +194,7 @@ def _elements(
             if vr in _LONG:
                 start, length = at + 12, int.from_bytes(data[at + 8 : at + 12], order)
             elif vr in VRS:
-                length = int.from_bytes(data[at + 6 : at + 8], order)
+                length = short(data, at + 6)[0]
             else:
                 reading = _unknown_vr(data, at, encoding)
                 if reading is None:
@@ -190,7 +204,7 @@ def _elements(
             end, following = _open_value(data, start, (tag, vr), encoding, steps)
         else:
             following = start + length
-            end = min(following, len(data))
+            end = following if following < size else size
         yield tag, vr, start, end, following
         at = following
 

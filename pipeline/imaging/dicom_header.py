@@ -100,7 +100,7 @@ def image_header(parsed: Parsed, contract: Contract, frame: int | None = None) -
     frame = accept.choose_frame(frames, rule, frame)
     if frames > 1:
         warnings.append(f"frame {frame + 1} of {frames}")
-    if "ICCProfile" in header and photometric not in _GREY:
+    if photometric not in _GREY and get.holds(header, "ICCProfile"):
         warnings.append("the ICC profile is not applied")
     if get.text(header, "BurnedInAnnotation").upper() == "YES":
         warnings.append("the header says that text is burned in")
@@ -161,7 +161,9 @@ def _shape(header: Dataset, limits: Limits, warnings: list[str]) -> tuple[int, i
     check_size(rows, columns, limits)
     photometric = get.text(header, "PhotometricInterpretation").upper()
     samples = get.integer(header, "SamplesPerPixel")
-    if not {"PhotometricInterpretation", "SamplesPerPixel"} & set(header.dir()):
+    if not any(
+        get.holds(header, word) for word in ("PhotometricInterpretation", "SamplesPerPixel")
+    ):
         # ACR-NEMA, before DICOM, knew neither: all its images are grey
         warnings.append("neither photometric interpretation nor samples: taken as MONOCHROME2")
         photometric = "MONOCHROME2"

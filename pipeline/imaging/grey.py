@@ -11,19 +11,25 @@ from data_schemas.errors import ImageError
 from pipeline.imaging.instance import GreyFacts, Lut, VoiFunction, Window
 
 _TABLE_LIMIT = 1 << 17
+_PIXELS_AT_ONCE = 1 << 15
+"""Keeps a block of rows in the cache."""
+_SINGLE = 1 << 15
+_LARGE = 1e12
 
 
 def grey_levels(pixels: NDArray[Any], facts: GreyFacts, recipe: Grey) -> NDArray[np.uint8]:
     """Return uint8 [H, W]; pixels that hold no data (padding, NaN) become black.
 
-    Integers of up to 17 bits go through one table made from all steps, which is exact and needs
-    no floating-point picture.
+    A linear recipe is computed pixel by pixel. Other recipes go, for integers of up to 17 bits, through
+    one table made from all steps, which needs no floating-point picture.
 
     Raises
     ------
     ImageError
         BLANK if the recipe is a range and all values are equal.
     """
+    if _is_line(pixels, facts, recipe):
+        return _on_line(pixels, facts, recipe)
     if pixels.dtype.kind in "iu":
         low, high = int(pixels.min()), int(pixels.max())
         if high - low < _TABLE_LIMIT:
@@ -41,25 +47,33 @@ def is_linear(pixels: NDArray[Any], facts: GreyFacts, recipe: Grey) -> bool:
     It is for a rescale by slope and intercept and a window, but where the window clips; it is not for
     look-up tables, a sigmoid, or padding, whose values mean something else.
     """
-    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 4:
+    return facts.padding is None and _is_line(pixels, facts, recipe)
+
+
+def _is_line(pixels: NDArray[Any], facts: GreyFacts, recipe: Grey) -> bool:
+    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 4 or facts.modality_lut is not None:
         return False
-    if facts.modality_lut is not None or facts.padding is not None:
-        return False
+    sizes = [facts.slope, 1.0 / facts.slope, facts.intercept]
     window = _window_of(facts, recipe)
     if window is None:
-        return recipe.window != "header" or facts.voi_lut is None
-    return window.function != "SIGMOID" and not (window.function == "LINEAR" and window.width == 1)
+        straight = recipe.window != "header" or facts.voi_lut is None
+    else:
+        threshold = window.function == "LINEAR" and window.width == 1
+        straight = window.function != "SIGMOID" and not threshold
+        sizes += [window.centre, window.width, 1.0 / window.width]
+    # numbers of a hostile header may overflow on the way
+    return straight and all(abs(size) < _LARGE for size in sizes)
 
 
 def linear_levels(
-    means: NDArray[np.float64], limits: tuple[int, int], facts: GreyFacts, recipe: Grey
+    means: NDArray[np.floating], limits: tuple[int, int], facts: GreyFacts, recipe: Grey
 ) -> NDArray[np.uint8]:
     """Turn means of stored values into levels, for a recipe that :func:`is_linear`.
 
     Parameters
     ----------
     means
-        float64 [h, w]; overwritten.
+        float32 or float64 [h, w]; overwritten.
     limits
         Lowest and highest stored value of the whole picture, for the recipe ``range``.
 
@@ -68,21 +82,66 @@ def linear_levels(
     ImageError
         BLANK if the recipe is a range and all values are equal.
     """
-    ends = modality_lut(np.array(limits, np.float64), facts)
+    line = _line(limits, facts, recipe)
+    return _placed(means.astype(_kind_for(means.dtype, line), copy=False), line).astype(np.uint8)
+
+
+def _on_line(pixels: NDArray[Any], facts: GreyFacts, recipe: Grey) -> NDArray[np.uint8]:
+    held = None
+    if facts.padding is not None:  # compared with stored values, before any rescale
+        held = (pixels < facts.padding[0]) | (pixels > facts.padding[1])
+    line = _line(_limits(pixels, held), facts, recipe)
+    kind = _kind_for(pixels.dtype, line)
+    levels = np.empty(pixels.shape, np.uint8)
+    at_once = max(1, _PIXELS_AT_ONCE // pixels.shape[1])
+    for first in range(0, len(pixels), at_once):
+        block = slice(first, first + at_once)
+        levels[block] = _placed(pixels[block].astype(kind), line)
+    if held is not None:
+        levels *= held
+    return levels
+
+
+def _kind_for(stored: np.dtype[Any], line: tuple[float, float]) -> type[np.floating]:
+    # single precision holds values of 16 bits; what is subtracted must not cost the last ones
+    small = stored.kind == "f" or stored.itemsize <= 2
+    single = stored != np.float64 and small and abs(line[0] * line[1]) < _SINGLE
+    return np.float32 if single else np.float64
+
+
+def _placed(values: NDArray[np.floating], line: tuple[float, float]) -> NDArray[np.floating]:
+    """Turn stored values into levels, in place; the fraction is still to be cut off (half up)."""
+    kind = values.dtype.type
+    values -= kind(line[0])
+    values *= kind(line[1])
+    values += kind(0.5)
+    return np.clip(values, kind(0.0), kind(255.5), out=values)
+
+
+def _limits(pixels: NDArray[Any], held: NDArray[np.bool_] | None) -> tuple[int, int]:
+    """Return the lowest and the highest value where ``held``; everywhere without it."""
+    low, high = int(pixels.min()), int(pixels.max())
+    if held is None:
+        return low, high
+    if not held.any():
+        raise ImageError("BLANK", "no pixel holds a value")
+    return int(np.where(held, pixels, high).min()), int(np.where(held, pixels, low).max())
+
+
+def _line(limits: tuple[int, int], facts: GreyFacts, recipe: Grey) -> tuple[float, float]:
+    """Return the stored value that becomes black, and levels per stored value; negative if inverted."""
     window = _window_of(facts, recipe)
     if window is None:
-        low, high = _low_high(ends)
-        start, width = low, high - low
+        start, end = _low_high(modality_lut(np.array(limits, np.float64), facts))
     elif window.function == "LINEAR":
-        start, width = window.centre - 0.5 - (window.width - 1) / 2, window.width - 1
+        start = window.centre - 0.5 - (window.width - 1) / 2
+        end = start + window.width - 1
     else:
-        start, width = window.centre - window.width / 2, window.width
-    gain, offset = facts.slope / width, (facts.intercept - start) / width
+        start, end = window.centre - window.width / 2, window.centre + window.width / 2
+    gain = 255.0 * facts.slope / (end - start)
     if facts.inverted:
-        gain, offset = -gain, 1.0 - offset
-    means *= 255.0 * gain
-    means += 255.0 * offset + 0.5
-    return np.clip(means, 0.0, 255.5, out=means).astype(np.uint8)
+        return (end - facts.intercept) / facts.slope, -gain
+    return (start - facts.intercept) / facts.slope, gain
 
 
 def from_zero(pixels: NDArray[Any], low: int) -> NDArray[Any]:

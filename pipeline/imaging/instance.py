@@ -112,6 +112,8 @@ class Instance:
     """SOP Instance UID, raw like ``patient_key``: for joining labels, never stored or logged."""
     site_key: str = ""
     """Institution Name, raw like ``patient_key``."""
+    outside: str = ""
+    """Why the image is of a kind that the contract doesn't take; empty: it is taken."""
 
     @property
     def pixels(self) -> NDArray[Any]:
@@ -132,3 +134,5 @@ class Prepared:
     """Top, left, height, width of the source rectangle that the array shows, in source pixels."""
     quality: QualityAnswer
     warnings: tuple[str, ...]
+    outside: str = ""
+    """Why there is no array, ``pixels`` being empty: see :mod:`pipeline.imaging.kinds`."""

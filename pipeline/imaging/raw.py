@@ -102,9 +102,10 @@ def _other_bits(native: NDArray[Any], header: ImageHeader) -> bool:
     # reading all values once is cheaper than moving them
     if header.high_bit != header.stored - 1 or not native.size:
         return True
+    if not header.signed:
+        return bool(np.bitwise_or.reduce(native, axis=None) >> header.stored)
     half = 1 << (header.stored - 1)
-    low, high = (-half, half - 1) if header.signed else (0, 2 * half - 1)
-    return not low <= int(native.min()) <= int(native.max()) <= high
+    return not -half <= int(native.min()) <= int(native.max()) < half
 
 
 def _too_short(held: int, needed: int) -> ImageError:

@@ -1,13 +1,17 @@
 """Brings a region of a picture to the contract's size, by averaging, in integers."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-GAP = 5 / 3
-"""Whole blocks are averaged first, down to no less than this many times the target."""
+from pipeline.imaging.kernels import convolved
+
+_GAP = 5 / 3
+_MARGIN = 8
+"""Blocks: the kernel reaches two pixels of the target, each less than 2 x 5/3 blocks."""
 
 Region = tuple[int, int, int, int]
 
@@ -61,27 +65,39 @@ def resample(
 ) -> NDArray[np.uint8]:
     """Resize ``box`` (left, top, right, bottom; all of it by default) to ``target`` (rows, columns).
 
-    Down by a whole number: the mean of each block. Down by anything else: blocks to 5/3 of the
-    target at least, then the Hamming kernel, which comes nearer to the exact area average than Pillow's
-    box (it counts whole pixels) or Lanczos do. Up: linear. Pillow computes all of them in integers,
-    so the result does not depend on the machine.
+    Whole blocks are averaged first (:func:`block_side`), by Pillow; where the ratio is a whole number that
+    is all. The rest is left to the cubic kernel, whose mean distance from the exact area average (0.32
+    levels of fundus photographs, of which rounding makes 0.23) hardly depends on the ratio. Up: linear.
+    All are computed in integers, so the result does not depend on the machine.
     """
     left, top, right, bottom = box or (0, 0, levels.shape[1], levels.shape[0])
+    across = block_side((right - left) / target[1])
+    along = block_side((bottom - top) / target[0])
+    rows, columns = _cut(top, bottom, along), _cut(left, right, across)
+    part = levels[rows, columns]
+    if max(across, along) > 1:
+        part = np.asarray(Image.fromarray(part).reduce((across, along)))
+    left, right = (left - columns.start) / across, (right - columns.start) / across
+    top, bottom = (top - rows.start) / along, (bottom - rows.start) / along
     height, width = bottom - top, right - left
-    if (height, width) == target and all(value == int(value) for value in (left, top)):
-        part = levels[int(top) : int(bottom), int(left) : int(right)]
-        return np.ascontiguousarray(part)
-    across, along = width / target[1], height / target[0]
-    even = across == int(across) and along == int(along)
-    kind = Image.Resampling.HAMMING if min(across, along) >= 1 else Image.Resampling.BILINEAR
-    image = Image.fromarray(levels)
-    small = image.resize(
-        target[::-1],
-        Image.Resampling.BOX if even else kind,
-        (left, top, right, bottom),
-        reducing_gap=1.0 if even else GAP,
-    )
-    return np.asarray(small)
+    if (height, width) == target and left == int(left) and top == int(top):
+        return np.ascontiguousarray(part[int(top) : int(bottom), int(left) : int(right)])
+    smaller = height >= target[0] and width >= target[1]
+    return convolved(part, target, (left, top, right, bottom), "cubic" if smaller else "linear")
+
+
+def block_side(ratio: float) -> int:
+    """Return the side of the blocks to average before what is left is resized evenly.
+
+    A whole ratio itself, for then the blocks are all there is to do; else what leaves at least 5/3.
+    """
+    return int(ratio) if ratio >= 1 and ratio == int(ratio) else max(1, int(ratio / _GAP))
+
+
+def _cut(first: float, last: float, step: int) -> slice:
+    # what the kernel can't reach needn't be copied; blocks begin where the box begins
+    start = int(first)
+    return slice(start - step * min(_MARGIN, start // step), math.ceil(last) + step * _MARGIN)
 
 
 def _whole(place: int, length: int, size: int) -> int:

@@ -8,12 +8,13 @@ from pipeline.imaging import quality
 from pipeline.imaging.colour import display_levels
 from pipeline.imaging.grey import grey_levels, is_linear, linear_levels
 from pipeline.imaging.instance import GreyFacts, Instance
-from pipeline.imaging.resize import GAP, Region, View
+from pipeline.imaging.resize import Region, View, block_side
 
 DIVISORS = (8, 4, 2, 1)
 _ROWS_AT_ONCE = 64
 """Keeps the sums of a block of rows in the cache."""
 _SUM_LIMIT = 1 << 16
+_SINGLE_BITS, _INT_BITS = 24, 31
 
 
 def largest_step(
@@ -66,7 +67,7 @@ def view(instance: Instance, contract: Contract, region: Region | None = None) -
     if instance.grey is None:
         step = max(number for number in instance.stored.divisors if number <= most)
         return View(display_levels(instance, contract.grey, step), step, rows, columns)
-    step = _block_side(most)
+    step = block_side(most)
     if step == 1 or not is_linear(instance.pixels, instance.grey, contract.grey):
         return View(grey_levels(instance.pixels, instance.grey, contract.grey), 1, rows, columns)
     return View(
@@ -80,54 +81,56 @@ def closer(seen: View, instance: Instance, contract: Contract, region: Region) -
     return seen if seen.step <= most else view(instance, contract, region)
 
 
-def _block_side(most: float) -> int:
-    # blocks are all there is to do for a whole ratio; else what is left must be averaged evenly
-    return int(most) if most == int(most) else max(1, int(most / GAP))
-
-
 def _shrunk_grey(
     pixels: NDArray[np.integer], step: int, facts: GreyFacts, recipe: Grey
 ) -> NDArray[np.uint8]:
-    limits = (int(pixels.min()), int(pixels.max()))
-    return linear_levels(block_means(pixels, step, limits), limits, facts, recipe)
+    means, limits = block_means(pixels, step, facts.bits)
+    return linear_levels(means, limits, facts, recipe)
 
 
 def block_means(
-    pixels: NDArray[np.integer], step: int, limits: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Return the mean of each ``step`` x ``step`` block, sides rounded up.
+    pixels: NDArray[np.integer], step: int, bits: int
+) -> tuple[NDArray[np.floating], tuple[int, int]]:
+    """Return the mean of each ``step`` x ``step`` block, sides rounded up, and the range of all values.
 
-    Sums are exact integers; a block at the end of a row or column has what is left there.
+    Sums are exact integers; a block at the end of a row or column has what is left there. Means are
+    float32 where its 24 bits hold the sums, else float64.
 
     Parameters
     ----------
-    limits
-        Lowest and highest value, for the narrowest type that holds the sums.
+    bits
+        Depth of the values, for the narrowest type that holds the sums.
     """
     rows, columns = pixels.shape
     whole, left = rows // step, columns % step
-    out = np.empty((-(-rows // step), -(-columns // step)), np.float64)
-    most = max(abs(limits[0]), abs(limits[1])) * step
-    wide: type = np.int64 if most * step >= 1 << 31 else np.int32
-    narrow = np.uint16 if pixels.dtype.kind == "u" and most < _SUM_LIMIT else wide
+    single = bits + 2 * step.bit_length() <= _SINGLE_BITS
+    out = np.empty((-(-rows // step), -(-columns // step)), np.float32 if single else np.float64)
+    wide: type = np.int32 if bits + 2 * step.bit_length() < _INT_BITS else np.int64
+    fits = pixels.dtype.kind == "u" and ((1 << bits) - 1) * step < _SUM_LIMIT
+    narrow = np.uint16 if fits else wide
     at_once = max(1, _ROWS_AT_ONCE // step)
+    low, high = int(pixels[0, 0]), int(pixels[0, 0])
     for first in range(0, whole, at_once):
         last = min(whole, first + at_once)
-        block = pixels[first * step : last * step].reshape(last - first, step, columns)
+        part = pixels[first * step : last * step]
+        low, high = min(low, int(part.min())), max(high, int(part.max()))
+        block = part.reshape(last - first, step, columns)
         sums = np.add(block[:, 0], block[:, 1], dtype=narrow)
         for row in range(2, step):
             np.add(sums, block[:, row], out=sums)
         _across(sums, step, wide, out[first:last], step * step)
     if whole < len(out):
-        rest = pixels[whole * step :].sum(axis=0, dtype=wide)[None]
-        _across(rest, step, wide, out[whole:], (rows - whole * step) * step)
+        rest = pixels[whole * step :]
+        low, high = min(low, int(rest.min())), max(high, int(rest.max()))
+        sums = rest.sum(axis=0, dtype=wide)[None]
+        _across(sums, step, wide, out[whole:], (rows - whole * step) * step)
     if left:
         out[:, -1] *= step / left
-    return out
+    return out, (low, high)
 
 
 def _across(
-    sums: NDArray[np.integer], step: int, wide: type, out: NDArray[np.float64], count: int
+    sums: NDArray[np.integer], step: int, wide: type, out: NDArray[np.floating], count: int
 ) -> None:
     # adds every ``step`` neighbours of a row; the last ones may be fewer
     columns = sums.shape[1]
@@ -135,6 +138,6 @@ def _across(
     total = np.add(sums[:, 0:full:step], sums[:, 1:full:step], dtype=wide)
     for column in range(2, step):
         np.add(total, sums[:, column:full:step], out=total)
-    np.divide(total, count, out=out[:, : full // step])
+    np.multiply(total, out.dtype.type(1.0 / count), out=out[:, : full // step], casting="unsafe")
     if full < columns:
-        out[:, -1] = sums[:, full:].sum(axis=1, dtype=wide) / count
+        out[:, -1] = sums[:, full:].sum(axis=1, dtype=wide) * (1.0 / count)

@@ -14,8 +14,12 @@ from pipeline.ingest.records import SourceFile
 Out = TypeVar("Out")
 
 _STORE_BYTES = 200 * 2**20
-_BLOCK_FILES = 64
-_BATCH_FILES = 16
+_BLOCK_FILES = 256
+_LEAST_BLOCKS = 4
+"""For each actor, so that none waits long for the last one."""
+_BATCH_FILES = 64
+_HELD_BYTES = 8 * 2**20
+"""What an actor tells at once: Ray takes some milliseconds for each message, whatever it holds."""
 
 
 class _Taker(Generic[Out]):
@@ -35,11 +39,20 @@ class _Taker(Generic[Out]):
         files = [cloudpickle.loads(packed) for packed in batch["file"]]
         numbers = {file.place: int(k) for file, k in zip(files, batch["number"], strict=True)}
         begun: dict[str, list[Out | End]] = {}
+        done: dict[str, list[Any]] = {"number": [], "told": []}
+        held = 0
         for file, said in self._crew.stream(files):
             begun.setdefault(file.place, []).append(said)
             if isinstance(said, End):
                 told = cloudpickle.dumps(begun.pop(file.place))
-                yield {"number": [numbers[file.place]], "told": [told]}
+                done["number"].append(numbers[file.place])
+                done["told"].append(told)
+                held += len(told)
+            if held > _HELD_BYTES:
+                yield done
+                done, held = {"number": [], "told": []}, 0
+        if done["told"]:
+            yield done
 
 
 def stream(
@@ -79,9 +92,9 @@ def stream(
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{"number": k, "file": cloudpickle.dumps(file)} for k, file in enumerate(listed)]
-        blocks = max(1, len(rows) // _BLOCK_FILES)
         cores = int(ray.cluster_resources().get("CPU", 1))
         count = min(workers or cores, cores)
+        blocks = min(len(rows), max(_LEAST_BLOCKS * count, len(rows) // _BLOCK_FILES))
         answers = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Taker,
             fn_constructor_args=(task, limits, preload),
@@ -90,13 +103,15 @@ def stream(
             num_cpus=1,
         )
         heard = bytearray(len(listed))
-        for answer in answers.iter_rows():
-            number = answer["number"]
-            if heard[number]:  # told once more by the node that took over from one that was lost
-                continue
-            heard[number] = 1
-            for said in cloudpickle.loads(answer["told"]):
-                yield listed[number], said
+        for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for number, told in zip(table["number"].to_pylist(), table["told"], strict=True):
+                if heard[
+                    number
+                ]:  # told once more by the node that took over from one that was lost
+                    continue
+                heard[number] = 1
+                for said in cloudpickle.loads(told.as_buffer()):
+                    yield listed[number], said
     finally:
         ray.shutdown()
 

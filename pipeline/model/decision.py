@@ -1,7 +1,7 @@
 """From logits to an answer: probabilities, finding states, verdict. One place for every door; numpy only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,10 +119,21 @@ def decide(card: Card, logits: Logits) -> Decision:
     return Decision(verdict, point, named, findings)
 
 
-def not_assessed(card: Card) -> Decision:
-    """Return the answer about an image of insufficient quality: no probability, no finding."""
+def not_assessed(card: Card, verdict: Verdict = "insufficient_quality") -> Decision:
+    """Return the answer about an image that the network didn't see: no probability, no finding."""
     findings = tuple(_finding(card, output.label, None) for output in card.outputs)
-    return Decision("insufficient_quality", _primary_point(card), {}, findings)
+    return Decision(verdict, _primary_point(card), {}, findings)
+
+
+def out_of_scope(decision: Decision) -> Decision:
+    """Return the answer about an image that the model wasn't made for.
+
+    What the network said stays to be seen, but nothing is concluded from it.
+    """
+    findings = tuple(
+        finding.model_copy(update={"state": "not_assessed"}) for finding in decision.findings
+    )
+    return replace(decision, verdict="out_of_scope", findings=findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +170,7 @@ def decide_patient(card: Card, scores: Sequence[tuple[Laterality, Score]]) -> Pa
     for laterality in order:
         places = tuple(i for i, (side, _) in enumerate(scores) if side == laterality)
         if places:
-            found = [(scores[i][1].verdict, scores[i][1].findings) for i in places]
+            found = [_judged(card, scores[i][1]) for i in places]
             combined = _over_sides(card, found) if laterality == "U" else _of_side(card, found)
             sides.append(Side(laterality, places, *combined))
     verdict, findings = _over_sides(card, [(side.verdict, side.findings) for side in sides])
@@ -167,6 +178,12 @@ def decide_patient(card: Card, scores: Sequence[tuple[Laterality, Score]]) -> Pa
 
 
 _Judged = tuple[Verdict, tuple[FindingScore, ...]]
+
+
+def _judged(card: Card, score: Score) -> _Judged:
+    # what an image out of scope happens to score says nothing about the patient
+    silent = score.verdict in NOT_ASSESSABLE
+    return score.verdict, not_assessed(card).findings if silent else score.findings
 
 
 def _of_side(card: Card, images: Sequence[_Judged]) -> _Judged:

@@ -21,6 +21,7 @@ from pipeline.model.export_check import RealImages, check_export, further_rows
 from pipeline.model.graph import OUTPUTS
 from pipeline.model.package import (
     GRAPH,
+    REFERENCE,
     VERIFICATION,
     WEIGHTS,
     Verification,
@@ -29,6 +30,7 @@ from pipeline.model.package import (
     pack_verification,
     write_package,
 )
+from pipeline.model.reference import Reference, pack_reference
 from pipeline.model.session import open_session
 
 OPSET = 20  # the first with Gelu as one operator
@@ -53,6 +55,7 @@ def export_package(
     contract: Contract,
     folder: Path,
     real: RealImages | None = None,
+    reference: Reference | None = None,
 ) -> Card:
     """Export a network and check the exported graph against it on real images.
 
@@ -71,6 +74,8 @@ def export_package(
     real
         Images of the data set, on which the package is checked from bytes to verdict; ``None``:
         it isn't, and the card has no ``checks``.
+    reference
+        What the network's own images look like to it; ``None``: the package keeps none.
 
     Returns
     -------
@@ -100,6 +105,8 @@ def export_package(
     )
     kept = Verification(images[:KEPT_IMAGES], expected.logits[:KEPT_IMAGES], bias)
     files = {GRAPH: graph, WEIGHTS: weights, VERIFICATION: pack_verification(kept)}
+    if reference is not None:
+        files[REFERENCE] = pack_reference(reference)
     if real is not None:
         _check_images(real.pixels, card)
         with tempfile.TemporaryDirectory() as scratch:

@@ -79,6 +79,8 @@ def open_runtime(
     kinds = _kinds(wish)
     for kind in kinds:
         reason = missing(kind) or evidence_against(package, kind)
+        if reason and kind.runtime == "cuda" and wish.runtime == "auto":
+            continue
         if not reason:
             try:
                 return _checked(package, kind, threads, streams, notes)
@@ -86,8 +88,7 @@ def open_runtime(
                 if kind == kinds[-1] and wish.precision in ("auto", "fp32", "fast"):
                     raise
                 reason = error.what
-        if wish.precision not in ("auto", "fp32") or not missing(kind):
-            notes.append(f"{kind}: {reason}")
+        notes.append(f"{kind}: {reason}")
     raise _refused(wish, notes)
 
 

@@ -35,39 +35,61 @@ _AGAINST = np.array([[15, 35, 120], [25, 75, 175], [45, 120, 215], [80, 165, 240
 
 
 def overlay_png(
-    picture: NDArray[np.uint8], evidence: NDArray[np.floating[Any]], region: Region, *, unit: float
+    picture: NDArray[np.uint8],
+    evidence: NDArray[np.floating[Any]],
+    region: Region,
+    *,
+    unit: float,
+    longest: int = 0,
 ) -> bytes:
     """Return :func:`overlay_pixels` as a PNG."""
     buffer = io.BytesIO()
-    drawn = overlay_pixels(picture, evidence, region, unit=unit)
+    drawn = overlay_pixels(picture, evidence, region, unit=unit, longest=longest)
     Image.fromarray(drawn).save(buffer, "PNG", optimize=False)
     return buffer.getvalue()
 
 
+def reduced(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return ``picture`` [H, W, 3] no larger than an overlay of it: what else of it nobody sees."""
+    rows, columns = picture.shape[:2]
+    longest = max(rows, columns)
+    if longest <= LONGEST_SIDE:
+        return picture
+    size = [max(1, round(side * (LONGEST_SIDE / longest))) for side in (columns, rows)]
+    return np.asarray(Image.fromarray(picture).resize((size[0], size[1]), Image.Resampling.BOX))
+
+
 def overlay_pixels(
-    picture: NDArray[np.uint8], evidence: NDArray[np.floating[Any]], region: Region, *, unit: float
+    picture: NDArray[np.uint8],
+    evidence: NDArray[np.floating[Any]],
+    region: Region,
+    *,
+    unit: float,
+    longest: int = 0,
 ) -> NDArray[np.uint8]:
     """Return ``evidence`` [h, w] drawn over ``picture`` [H, W, 3], as RGB.
 
     Parameters
     ----------
     picture
-        The source picture, uint8 RGB.
+        The source picture, uint8 RGB, in full or :func:`reduced`.
     evidence
         Contributions to the logit.
     region
-        Top, left, height, width of the map on the picture, in its pixels; may reach outside.
+        Top, left, height, width of the map on the picture in full, in its pixels; may reach outside.
     unit
         The evidence that gets the strongest colour, > 0.
+    longest
+        Longer side of the picture in full; 0: it is.
     """
+    longest = longest or max(picture.shape[:2])
+    picture = reduced(picture)
     rows, columns = picture.shape[:2]
-    longest = max(rows, columns)
     # whole multiples keep the pixels of a small picture square and sharp
-    scale = max(1.0, LEAST_SIDE // longest) if longest < LONGEST_SIDE else LONGEST_SIDE / longest
-    small = Image.fromarray(picture).resize(
-        (max(1, round(columns * scale)), max(1, round(rows * scale))),
-        Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX,
-    )
+    times = max(1, LEAST_SIDE // max(rows, columns))
+    size = (columns * times, rows * times)
+    small = Image.fromarray(picture).resize(size, Image.Resampling.NEAREST)
+    scale = max(rows, columns) * times / longest
     strength = _on_picture(evidence / unit, region, small.size, scale)
     light = np.asarray(small.convert("L"), dtype=np.float32)[..., None]
     colour = np.where(strength[..., None] >= 0, _ramp(_FOR, strength), _ramp(_AGAINST, -strength))

@@ -1,4 +1,4 @@
-"""The model package: a folder of six or seven files that is written whole, verified when opened, or refused.
+"""The model package: a folder of a few files that is written whole, verified when opened, or refused.
 
 ``SHA256SUMS`` names every other file (``sha256sum -c`` checks it, too); the package's own digest is
 the SHA-256 of that list. Bytes are checked again whenever they are read, so that what runs is what
@@ -26,21 +26,26 @@ from data_schemas.document import Document
 from data_schemas.errors import HilumError, PackageError
 from data_schemas.files import sha256, sha256_of_file, write_bytes
 from pipeline.model.decision import DEFAULT
+from pipeline.model.reference import Reference, unpack_reference
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
 CONTRACT = "contract.json"
 VERIFICATION = "verification.npz"
+REFERENCE = "reference.npz"
 SUMS = "SHA256SUMS"
 KEPT_FILES = (GRAPH, WEIGHTS, VERIFICATION)
-"""What stays the same when only the card changes."""
+"""What stays the same when only the card changes, besides what is optional."""
 
 FILES = (CARD, CONTRACT, GRAPH, WEIGHTS, VERIFICATION)
 """What every package holds besides ``SHA256SUMS``."""
 
 INT8_GRAPH = "model.int8.onnx"
-"""The same network in 8-bit integers; not every package has it."""
+"""The same network in 8-bit integers."""
+
+OPTIONAL = (INT8_GRAPH, REFERENCE)
+"""What not every package has."""
 
 Schema = TypeVar("Schema", bound=Document)
 
@@ -66,6 +71,8 @@ class Package:
     contract: Contract
     sha256: str
     digests: Mapping[str, str] = field(repr=False)
+    reference: Reference | None = field(default=None, repr=False, compare=False)
+    """What the model's own images look like; ``None``: the package keeps none."""
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file, checked against its digest.
@@ -121,7 +128,11 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
         from pipeline.model.signing import check_signature
 
         check_signature(folder, sha256(sums), trusted_keys)
-    return Package(folder, card, contract, sha256(sums), digests)
+    reference = None
+    if REFERENCE in digests:
+        data = _read_checked(folder, REFERENCE, digests[REFERENCE])
+        reference = unpack_reference(data, str(folder / REFERENCE))
+    return Package(folder, card, contract, sha256(sums), digests, reference)
 
 
 def verification(package: Package) -> Verification:
@@ -150,8 +161,8 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
     folder
         Must not exist, or be empty.
     files
-        ``model.onnx``, ``model.safetensors``, ``verification.npz`` and, if there is one,
-        ``model.int8.onnx``.
+        ``model.onnx``, ``model.safetensors`` and ``verification.npz``; ``model.int8.onnx`` and
+        ``reference.npz`` where there are such.
     card, contract
         The two documents.
 
@@ -161,13 +172,13 @@ def write_package(folder: Path, files: Mapping[str, bytes], card: Card, contract
         If the documents don't fit each other, or ``folder`` already holds something.
     """
     check_documents(card, contract, where=folder)
+    kept = (*KEPT_FILES, *(name for name in OPTIONAL if name in files))
     with _new_folder(folder) as part:
-        names = [*KEPT_FILES, *([INT8_GRAPH] if INT8_GRAPH in files else [])]
-        for name in names:
+        for name in kept:
             write_bytes(part / name, files[name])
         card.write_json(part / CARD)
         contract.write_json(part / CONTRACT)
-        listed = sorted((*names, CARD, CONTRACT))
+        listed = sorted((*kept, CARD, CONTRACT))
         lines = [f"{sha256((part / name).read_bytes())}  {name}\n" for name in listed]
         write_bytes(part / SUMS, "".join(lines).encode())
 
@@ -272,7 +283,7 @@ def _parse_sums(data: bytes, where: Path) -> dict[str, str]:
         if found is None or found[2] in digests:
             raise PackageError("is not a line of `digest  file`", where=f"{where}:{number}")
         digests[found[2]] = found[1]
-    unknown = sorted(digests.keys() - {*FILES, INT8_GRAPH})
+    unknown = sorted(digests.keys() - {*FILES, *OPTIONAL})
     if unknown:
         raise PackageError(f"lists {', '.join(unknown)}: no file of a package", where=where)
     missing = [name for name in FILES if name not in digests]

@@ -10,6 +10,7 @@ Data-Free Quantization, section 3.2, with measured means).
 """
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,9 @@ def quantise(graph: bytes, images: NDArray[np.uint8]) -> bytes:
     tool = quantiser()
     with tempfile.TemporaryDirectory(prefix="hilum-int8-") as scratch:
         plain, ready, done = (Path(scratch) / f"{name}.onnx" for name in ("plain", "ready", "done"))
-        plain.write_bytes(graph)
-        # folds batch normalisation into the layers before it
+        folded = onnx.load_from_string(graph)
+        _fold_normalisations(folded)
+        onnx.save(folded, plain)
         tool.pre_process(str(plain), str(ready), skip_symbolic_shape=True)
         model = onnx.load(ready)
         _name_nodes(model)
@@ -133,6 +135,45 @@ def quantise(graph: bytes, images: NDArray[np.uint8]) -> bytes:
 def _name_nodes(model: Any) -> None:
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{number}"
+
+
+def _fold_normalisations(model: Any) -> None:
+    """Fold batch normalisation into the convolution before it, also where several views share weights.
+
+    Both runtimes do so by themselves in fp32; an 8-bit graph must have it before ranges are measured,
+    or each layer is rounded twice.
+    """
+    graph = model.graph
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    made = {output: node for node in graph.node for output in node.output}
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        layer = made.get(norm.input[0])
+        shared = readers[norm.input[0]] != 1 or norm.input[0] in OUTPUTS
+        if layer is None or layer.op_type != "Conv" or shared:
+            continue
+        weight, bias = layer.input[1], layer.input[2] if len(layer.input) == 3 else ""
+        names = f"{weight}|{norm.input[1]}", f"{weight}|{norm.input[1]}|bias"
+        if names[0] not in values:
+            epsilon = next((one.f for one in norm.attribute if one.name == "epsilon"), 1e-5)
+            scale, shift, mean, variance = (
+                numpy_helper.to_array(values[name]).astype(np.float64) for name in norm.input[1:5]
+            )
+            scale = scale / np.sqrt(variance + epsilon)
+            before = numpy_helper.to_array(values[bias]) if bias else np.zeros(1)
+            whole = numpy_helper.to_array(values[weight]).astype(np.float64)
+            for name, found in (
+                (names[0], whole * scale[:, None, None, None]),
+                (names[1], (before - mean) * scale + shift),
+            ):
+                values[name] = numpy_helper.from_array(found.astype(np.float32), name)
+                graph.initializer.append(values[name])
+        layer.input[:] = [layer.input[0], *names]
+        layer.output[0] = norm.output[0]
+        graph.node.remove(norm)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [one for one in graph.initializer if one.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def _outside(model: Any) -> set[str]:
@@ -167,12 +208,17 @@ def _correct_biases(model: Any, images: NDArray[np.uint8], kept: set[str]) -> No
     layers = [
         node
         for node in model.graph.node
-        if node.op_type == "Conv"
-        and node.name not in kept
-        and len(node.input) == 3
-        and node.input[1] in values
-        and node.input[2] in values
+        if node.op_type == "Conv" and node.name not in kept and node.input[1] in values
     ]
+    for node in layers:
+        if len(node.input) == 2:
+            node.input.append(f"{node.input[1]}|bias")
+        name = node.input[2]
+        if name not in values:
+            zeros = np.zeros(values[node.input[1]].dims[0], np.float32)
+            values[name] = numpy_helper.from_array(zeros, name)
+            model.graph.initializer.append(values[name])
+            values[name] = model.graph.initializer[-1]
     means = _input_means(model, sorted({node.input[0] for node in layers}), images)
     shifts: dict[str, list[NDArray[np.float64]]] = {}
     for node in layers:

@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 
 from data_schemas.card import Card, Output
 from data_schemas.files import sha256
-from data_schemas.score import EvidenceMap, ModelIdentity, Score, ScoredImage
+from data_schemas.score import EvidenceMap, ModelIdentity, ScopeAnswer, Score, ScoredImage
 from pipeline.imaging.instance import Instance, Prepared
+from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.imaging.picture import picture
-from pipeline.imaging.prepare import prepare
-from pipeline.imaging.read import read
-from pipeline.model.decision import Decision, decide, every_point, not_assessed
+from pipeline.model.decision import (
+    NOT_ASSESSABLE,
+    Decision,
+    decide,
+    every_point,
+    not_assessed,
+    out_of_scope,
+)
 from pipeline.model.graph import Outputs
 from pipeline.model.overlay import overlay_png
 from pipeline.model.package import Package
@@ -50,15 +56,17 @@ def score_bytes(
     -------
     Score
         With verdict ``insufficient_quality`` and neither probabilities nor finding states if the
-        photograph can't be judged.
+        photograph can't be judged; with verdict ``out_of_scope`` and no finding states if the image
+        is of a kind that the contract doesn't take (then there are no probabilities either), or if
+        its embedding is too far from those of the training images.
 
     Raises
     ------
     ImageError
-        If the bytes don't become an image under the package's contract.
+        If the bytes can't be decoded, or not under the contract's formats and limits.
     """
     return score_instance(
-        package, runtime, read(data, package.contract), evidence=evidence, version=version
+        package, runtime, read_any_kind(data, package.contract), evidence=evidence, version=version
     )
 
 
@@ -71,7 +79,7 @@ def score_instance(
     version: str = "",
 ) -> Score:
     """Score one decoded instance; see :func:`score_bytes`."""
-    prepared = prepare(instance, package.contract)
+    prepared = prepare_any_kind(instance, package.contract)
     seen = (lambda: picture(instance)) if evidence else None
     wanted = ALL_EVIDENCE if evidence else SCORE_ALONE
     return score_prepared(package, runtime, instance, prepared, wanted, seen=seen, version=version)
@@ -89,23 +97,37 @@ def score_prepared(
 ) -> Score:
     """Score one prepared image; of ``instance`` only its facts are read, not its pixels.
 
-    ``seen`` gives the picture, uint8 [H, W, 3], that evidence maps are drawn over; ``None``: they
-    aren't drawn.
+    ``seen`` gives the picture, uint8 [H, W, 3], that evidence maps are drawn over, in full or
+    reduced for that (``pipeline.model.overlay.reduced``); ``None``: they aren't drawn.
     """
+    if prepared.outside:
+        decision = not_assessed(package.card, "out_of_scope")
+        score = _score(package, runtime, instance, prepared, decision, version)
+        other_kind = ScopeAnswer(inside=False, reasons=(prepared.outside,))
+        score = score.model_copy(update={"scope": other_kind})
+        return _with_more(score, package.card, wanted)
     if not prepared.quality.sufficient:
         score = _score(package, runtime, instance, prepared, not_assessed(package.card), version)
         return _with_more(score, package.card, wanted)
     outputs = runtime.run(prepared.pixels[None])
     decision = decide(package.card, outputs.logits[0])
+    reference = package.reference
+    sight = reference and reference.see(outputs.embedding[0], prepared.pixels)
+    scope = sight and sight.scope
+    if scope and not scope.inside:
+        decision = out_of_scope(decision)
     score = _score(package, runtime, instance, prepared, decision, version)
     maps: tuple[EvidenceMap, ...] = ()
     if wanted.arrays or wanted.pictures:
         picture = seen() if seen and wanted.pictures else None
-        maps = _evidence_maps(package.card, runtime, outputs, picture, prepared)
+        longest = max(instance.rows, instance.columns)
+        maps = _evidence_maps(package.card, runtime, outputs, picture, prepared, longest)
         if not wanted.arrays:
             maps = tuple(one.model_copy(update={"values": ()}) for one in maps)
     logits = tuple(float(value) for value in outputs.logits[0])
-    score = score.model_copy(update={"logits": logits, "evidence": maps})
+    score = score.model_copy(update={"logits": logits, "scope": scope, "evidence": maps})
+    if sight and wanted.watch:
+        wanted.watch(score, sight)
     return _with_more(score, package.card, wanted, outputs.embedding[0])
 
 
@@ -114,7 +136,8 @@ def _with_more(
 ) -> Score:
     more: dict[str, Any] = {}
     if wanted.points:
-        more["points"] = every_point(card, score.findings)
+        judged = score.verdict not in NOT_ASSESSABLE
+        more["points"] = every_point(card, (score if judged else not_assessed(card)).findings)
     if wanted.embedding and embedding is not None:
         more["embedding"] = tuple(float(value) for value in embedding)
     return score.model_copy(update=more) if more else score
@@ -155,7 +178,7 @@ def _score(
             laterality=instance.laterality,
             rows=instance.rows,
             columns=instance.columns,
-            prepared_sha256=sha256(np.ascontiguousarray(prepared.pixels).data.cast("B")),
+            prepared_sha256="" if prepared.outside else _digest(prepared),
             warnings=tuple(dict.fromkeys((*instance.warnings, *prepared.warnings))),
         ),
         model=ModelIdentity(
@@ -176,12 +199,17 @@ def _score(
     )
 
 
+def _digest(prepared: Prepared) -> str:
+    return sha256(np.ascontiguousarray(prepared.pixels).data.cast("B"))
+
+
 def _evidence_maps(
     card: Card,
     runtime: Runtime,
     outputs: Outputs,
     seen: NDArray[np.uint8] | None,
     prepared: Prepared,
+    longest: int,
 ) -> tuple[EvidenceMap, ...]:
     logits, grids = outputs.logits[0], outputs.evidence[0]
     maps = []
@@ -192,7 +220,7 @@ def _evidence_maps(
         if seen is not None:
             # a map weaker than one logit everywhere stays pale instead of blown up to full colour
             unit = max(float(np.abs(values).max()), FULL_COLOUR)
-            drawn = overlay_png(seen, values, prepared.region, unit=unit)
+            drawn = overlay_png(seen, values, prepared.region, unit=unit, longest=longest)
         maps.append(
             EvidenceMap(
                 label=output.label,

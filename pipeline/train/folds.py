@@ -26,9 +26,11 @@ from pipeline.train.leaks import Leaks, judged
 
 Strings = NDArray[np.str_]
 
-REST: tuple[tuple[Split, float], ...] = (("train", 0.85), ("tune", 0.05), ("calibration", 0.1))
-"""What the patients of the other folds do. More for train than in a data set's own splits, which
-must find room for a sealed test split, too; least for tune, which chooses nothing where it is small."""
+REST: tuple[Split, ...] = ("train", "tune", "calibration")
+TUNE, CALIBRATION = 0.05, 0.1
+"""Shares of the other folds' patients; the rest train. That is more than in a data set's own splits,
+which must find room for a sealed test split, too. Tune gets least: it chooses nothing where it is
+small."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class Folds:
 
     folds: tuple[Fold, ...]
     notes: tuple[str, ...]
+
+
+def rest_shares(persons: int) -> list[float]:
+    """Return the shares of :data:`REST` among the ``persons`` >= 1 of the other folds."""
+    tune = max(TUNE, 1 / max(3, persons))  # of few, one and not none
+    return [1 - tune - CALIBRATION, tune, CALIBRATION]
 
 
 def make_folds(dataset: Dataset, plan: Plan, progress: Progress) -> Folds:
@@ -90,8 +98,8 @@ def _splits(number: int, place: Ints, person: Strings, strata: dict[str, Stratum
     """Return every image's split in one fold: its test images, and the others dealt by patient."""
     tested = place == number
     rest = sorted(set(person[~tested].tolist()))
-    dealt = deal({one: strata[one] for one in rest}, [share for _, share in REST], {})
-    splits = np.array([REST[dealt[one]][0] if one in dealt else "test" for one in person.tolist()])
+    dealt = deal({one: strata[one] for one in rest}, rest_shares(len(rest)), {})
+    splits = np.array([REST[dealt[one]] if one in dealt else "test" for one in person.tolist()])
     splits[tested] = "test"
     return splits
 

@@ -38,6 +38,7 @@ from pipeline.train.pages import (
     name_of,
     not_judged,
 )
+from pipeline.train.referring import reference_of
 from pipeline.train.state import StateFolder, begin, begun_with, reopen
 from pipeline.train.task import Calibrated, Task, TrainingSet, prepare
 from pipeline.train.tracker import Say, Tracker
@@ -118,13 +119,16 @@ def train(
         if place.images:
             log_mistakes(run, task, calibrated, tune_logits, fitted.best_epoch)
         card = _card(task, run.run_id, network, calibrated, learned.licence)
+        reference = reference_of(network, task, calibrated, world)
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"
             # a channels-last network holds its weights in an order that no file format wants
             network.to("cpu", memory_format=torch.contiguous_format)
             real = checked_images(task, calibrated, tune_logits)
             contract = task.dataset.contract
-            card = export_package(network, drawn_images(task), card, contract, package, real)
+            card = export_package(
+                network, drawn_images(task), card, contract, package, real, reference
+            )
             digest = sha256_of_file(package / "model.safetensors")
             run.log_metrics(export_metrics(card), step=0)
             run.log_files(package, "package")

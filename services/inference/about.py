@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from services.inference.answers import Health, ModelSummary, summary_of
 from services.inference.engine import Engine
 from services.inference.examples import FIGURES_EXAMPLE
-from services.inference.openapi import health_answer, problems
+from services.inference.openapi import own_answer, problems
 from services.inference.pages import asset, reference
 from services.inference.settings import ServiceSettings
 
@@ -21,8 +21,10 @@ def about_routes(engine: Engine, settings: ServiceSettings) -> APIRouter:
         "/v1/model",
         tags=["model"],
         operation_id="model",
-        response_description="The model.",
-        responses=problems(500),
+        responses={
+            200: own_answer("The model.", summary_of(engine, settings.max_body_bytes)),
+            **problems(500),
+        },
     )
     async def model() -> ModelSummary:
         """Tell what the model is for, which files it takes, how it decides and how well it did."""
@@ -32,7 +34,7 @@ def about_routes(engine: Engine, settings: ServiceSettings) -> APIRouter:
         "/healthz",
         tags=["health"],
         operation_id="health",
-        responses={200: health_answer("It lives.", "ok"), **problems(500)},
+        responses={200: own_answer("It lives.", Health(status="ok")), **problems(500)},
     )
     async def healthz() -> Health:
         """Answer as long as the process lives."""
@@ -42,7 +44,7 @@ def about_routes(engine: Engine, settings: ServiceSettings) -> APIRouter:
         "/readyz",
         tags=["health"],
         operation_id="ready",
-        responses={200: health_answer("It can score.", "ready"), **problems(500, 503)},
+        responses={200: own_answer("It can score.", Health(status="ready")), **problems(500, 503)},
     )
     async def readyz() -> Health:
         """Answer 200 once the package's verification images give the stored outputs again."""

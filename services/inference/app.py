@@ -1,5 +1,6 @@
 """The HTTP application: routes, gate and door put together, and every error a problem body."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -25,6 +26,7 @@ from services.inference.openapi import DESCRIPTION, describe
 from services.inference.problems import Refusal, answer, refusal_of
 from services.inference.scores import score_routes
 from services.inference.settings import ServiceSettings
+from services.inference.traces import open_traces
 
 
 def create_app(
@@ -52,6 +54,7 @@ def create_app(
     """
     figures = Figures(settings.figures_folder)
     journal = journal or Journal()
+    traces = open_traces(settings)
     engine = Engine(package, settings, version, figures, journal, around or Around())
 
     @asynccontextmanager
@@ -59,6 +62,8 @@ def create_app(
         engine.start()
         yield
         await engine.stop()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
         journal.write("stopped")
 
     app = FastAPI(
@@ -72,9 +77,12 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        # FastAPI's own would tell addresses, messages of errors and what was wrong in a request to
+        # whoever a variable of the environment names; traces.py sends ours
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_middleware(Gate, settings=settings, journal=journal)
-    app.add_middleware(Door, figures=figures, journal=journal)
+    app.add_middleware(Door, figures=figures, journal=journal, traces=traces)
     _refuse_in_problem_bodies(app, journal)
     desk = Desk(engine, settings, Bodies(settings, figures), journal)
     app.include_router(score_routes(desk))

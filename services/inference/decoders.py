@@ -23,10 +23,11 @@ from data_schemas.contract import Contract
 from data_schemas.errors import HilumError, ImageError
 from data_schemas.score import QualityAnswer
 from pipeline.imaging.instance import Instance, Prepared, Stored
+from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.imaging.picture import picture
-from pipeline.imaging.prepare import came_prepared, prepare
-from pipeline.imaging.read import read
+from pipeline.imaging.prepare import came_prepared
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
+from pipeline.model.overlay import reduced
 from services.inference.body import Pieces
 
 MESSAGE = 128 * 1024
@@ -48,7 +49,7 @@ class Decoded:
     """Its facts; no pixels where a process of its own decoded it."""
     prepared: Prepared
     picture: NDArray[np.uint8] | None
-    """uint8 [H, W, 3] as a reader knows it, if asked for."""
+    """uint8 [H, W, 3] as a reader knows it, reduced for an overlay, if asked for."""
     decode_seconds: float
     prepare_seconds: float
 
@@ -84,11 +85,12 @@ def decoded(data: bytes, contract: Contract, *, seen: bool) -> Decoded:
         If the bytes don't become an image under the contract.
     """
     began = time.perf_counter()
-    instance = read(data, contract)
+    instance = read_any_kind(data, contract)
     read_at = time.perf_counter()
-    prepared = prepare(instance, contract)
+    prepared = prepare_any_kind(instance, contract)
     ended = time.perf_counter()
-    shown = picture(instance) if seen and prepared.quality.sufficient else None
+    judged = prepared.quality.sufficient and not prepared.outside
+    shown = reduced(picture(instance)) if seen and judged else None
     return Decoded(instance, prepared, shown, read_at - began, ended - read_at)
 
 
@@ -254,7 +256,8 @@ _FACTS = ("source_sha256", "format", "modality", "laterality", "rows", "columns"
 
 def _packed(found: Decoded, memory: int) -> dict[str, Any]:
     pixels = np.ascontiguousarray(found.prepared.pixels)
-    _write(memory, 0, pixels.data.cast("B"))
+    if pixels.size:  # of an image of another kind there is no array
+        _write(memory, 0, pixels.data.cast("B"))
     seen = found.picture
     if seen is not None:
         _write(memory, pixels.nbytes, np.ascontiguousarray(seen).data.cast("B"))
@@ -265,6 +268,7 @@ def _packed(found: Decoded, memory: int) -> dict[str, Any]:
         "region": [int(side) for side in found.prepared.region],
         "quality": found.prepared.quality.model_dump(),
         "prepared": found.prepared.warnings,
+        "outside": found.prepared.outside,
         "picture": None if seen is None else seen.shape,
         "seconds": (found.decode_seconds, found.prepare_seconds),
         # the largest that this process ever was, for the figures
@@ -278,7 +282,9 @@ def _unpacked(reply: dict[str, Any], memory: int, contract: Contract) -> Decoded
             reply["code"], reply["what"], where=reply.get("where"), mend=reply.get("mend")
         )
     shape = tuple(reply["pixels"])
-    if shape != (contract.size, contract.size, contract.channels):
+    outside = str(reply["outside"])
+    size = 0 if outside else contract.size
+    if shape != (size, size, contract.channels):
         raise ValueError(f"pixels {shape}")
     length = int(np.prod(shape))
     pixels = np.frombuffer(_read(memory, 0, length), np.uint8).reshape(shape)
@@ -297,7 +303,7 @@ def _unpacked(reply: dict[str, Any], memory: int, contract: Contract) -> Decoded
     )
     quality = QualityAnswer.model_validate(reply["quality"])
     warnings = tuple(reply["prepared"])
-    prepared = Prepared(pixels, (top, left, height, width), quality, warnings)
+    prepared = Prepared(pixels, (top, left, height, width), quality, warnings, outside)
     return Decoded(instance, prepared, seen, *reply["seconds"])
 
 

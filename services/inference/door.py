@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.inference.figures import Figures
 from services.inference.journal import Journal
 from services.inference.problems import answer, refusal_of
+from services.inference.traces import Traces
 
 _POLICY = (
     b"default-src 'none'",
@@ -41,8 +42,11 @@ _TRACE = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
 class Door:
     """ASGI middleware: request id, log line, figures, security headers, last resort for faults."""
 
-    def __init__(self, app: ASGIApp, *, figures: Figures, journal: Journal) -> None:
+    def __init__(
+        self, app: ASGIApp, *, figures: Figures, journal: Journal, traces: Traces | None = None
+    ) -> None:
         self._app = app
+        self._traces = traces
         self._figures = figures
         self._journal = journal
 
@@ -55,6 +59,7 @@ class Door:
         request_id = request_id_of(scope)
         facts: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, facts=facts)
+        trace = None if self._traces is None else self._traces.begin(scope, request_id)
         status = 0
 
         async def sending(message: Message) -> None:
@@ -78,6 +83,8 @@ class Door:
                 await answer(refusal_of(error), scope)(scope, receive, sending)
         finally:
             self._note(scope, status, facts, time.perf_counter() - began)
+            if trace is not None:
+                trace.end(route_of(scope), status, facts)
 
     def _note(self, scope: Scope, status: int, facts: dict[str, Any], seconds: float) -> None:
         route = route_of(scope)

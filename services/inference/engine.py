@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -151,7 +151,8 @@ class Engine:
         if self.receipts is None:
             return score
         # in a thread of its own: while the disk flushes, the scoring thread has the next image
-        return await asyncio.to_thread(with_receipt, self.receipts, score)
+        with self.figures.stage("receipt"):
+            return await asyncio.to_thread(with_receipt, self.receipts, score)
 
     def _score(
         self,
@@ -183,19 +184,23 @@ class Engine:
             loaded.runtime,
             found.instance,
             found.prepared,
-            wanted,
+            replace(wanted, watch=self.figures.drift.note),
             seen=None if shown is None else lambda: shown,
             version=loaded.version,
         )
-        self._note(score, found, time.perf_counter() - began)
+        self._note(score, found, began, time.perf_counter() - began)
         if self._shadow is not None:
             self._shadow.offer(loaded.package, found, score)
         return score
 
-    def _note(self, score: Score, found: "Decoded", run_seconds: float) -> None:
-        self.figures.took("decode", found.decode_seconds)
-        self.figures.took("prepare", found.prepare_seconds)
-        self.figures.took("run", run_seconds)
+    def _note(self, score: Score, found: "Decoded", began: float, run_seconds: float) -> None:
+        # where a process of its own decoded, its clock isn't ours: decoding ended where the run began
+        prepared_at = began - found.prepare_seconds
+        self.figures.took("decode", prepared_at - found.decode_seconds, found.decode_seconds)
+        self.figures.took("prepare", prepared_at, found.prepare_seconds)
+        self.figures.took("run", began, run_seconds)
+        if score.logits:
+            self.figures.batch.observe(1)
         for reason in () if score.quality.sufficient else score.quality.reasons:
             self.figures.quality.labels(score.model.version, reason).inc()
         for finding in score.findings:
@@ -316,6 +321,8 @@ class Engine:
         if old is not None:
             self.figures.model_info.labels(*_labels(old)).set(0)
         self.figures.model_info.labels(*_labels(loaded)).set(1)
+        window = -(-self._settings.drift_window // worker_count(self._settings))
+        self.figures.drift.follow(loaded.version, loaded.package.reference, window)
 
     def _fail(self, error: Exception) -> None:
         self.state = "failed"

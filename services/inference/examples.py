@@ -13,8 +13,12 @@ EXAMPLE_ID = "00000000-0000-4000-8000-000000000000"
 _DIGEST = "0" * 64
 
 FILE_EXAMPLE = "(the bytes of the file)"
-IMAGE_BASE64 = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAM="
-"""The first bytes of a JPEG."""
+IMAGE_BASE64 = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAZ0lEQVR42nWPwQ3DMAzEmFoDaIQbIftPwxE8Qh+xG3+q"
+    "hwARRwm6AAgACBQQkjVLQZIViVjkBTxKtoLBkXQnpHs2czL63krPBj7H2fADR/0Bvn00e5+olgSJgILFHp8ItfwNvM5v"
+    "Rb4EtycgiMABjAAAAABJRU5ErkJggg=="
+)
+"""A whole PNG, grey, 16 x 16."""
 
 FIGURES_EXAMPLE = """\
 # HELP hilum_ready 1 when the model is loaded and checked.

@@ -6,7 +6,7 @@ command does that.)
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +20,14 @@ from prometheus_client import (
     values,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from services.inference.drift import Drift
+from services.inference.traces import stage_span
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-STAGES = ("receive", "decode", "prepare", "run", "answer")
+STAGES = ("receive", "decode", "prepare", "run", "receipt", "answer")
 
 
 class Figures:
@@ -101,8 +105,15 @@ class Figures:
             buckets=SECONDS,
             registry=self.registry,
         )
-        # looked up once: a label is a lock and a dictionary, five times an image
+        # looked up once: a label is a lock and a dictionary, six times an image
         self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
+        self.batch = Histogram(
+            "hilum_batch_size",
+            "Images in one run of the network.",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=self.registry,
+        )
+        self.drift = Drift(self.registry)
         self.quality = Counter(
             "hilum_insufficient_quality_total",
             "Images that could not be judged, by the model's version and the reason.",
@@ -159,19 +170,31 @@ class Figures:
             yield end
         finally:
             end()
-            self.took(name, ended[0] - began)
+            self.took(name, began, ended[0] - began)
 
-    def took(self, stage: str, seconds: float) -> None:
-        """Note how long a stage of one image took."""
+    def took(self, stage: str, began: float, seconds: float) -> None:
+        """Note a stage: when it began, on the clock of ``time.perf_counter``, and how long it took."""
         self._stages[stage].observe(seconds)
+        stage_span(stage, began, seconds)
 
     def exposition(self) -> bytes:
         """Return all figures in Prometheus's text format."""
-        if not self._folder:
-            return generate_latest(self.registry)
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, self._folder)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        registry = self.registry
+        if self._folder:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, self._folder)  # type: ignore[no-untyped-call]
+        return generate_latest(_Told(registry, self.drift))
+
+
+class _Told:
+    """The figures as they are told: with what the windows of drift mean in their place."""
+
+    def __init__(self, registry: CollectorRegistry, drift: Drift) -> None:
+        self._registry = registry
+        self._drift = drift
+
+    def collect(self) -> Iterable[Metric]:
+        return self._drift.told(self._registry.collect())
 
 
 def forget_process(pid: int, folder: str) -> None:

@@ -14,7 +14,7 @@ from services.inference.body import JSON_WEIGHT, too_many
 from services.inference.desk import Desk
 from services.inference.examples import IMAGE_BASE64, predictions_example
 from services.inference.kserve_tensors import primary_probability
-from services.inference.openapi import PATIENCE, health_answer, json_answer, json_body, problems
+from services.inference.openapi import PATIENCE, json_answer, json_body, own_answer, problems
 from services.inference.problems import Refusal
 from services.inference.scores import Evidence, answered, wanted_of
 from services.inference.tensors import faults_of
@@ -25,8 +25,10 @@ COLUMN = "image"
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
-_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-_ROWS = {"type": "array", "items": {"type": "object"}, "minItems": 1}
+_TEXT = {"type": "string", "format": "byte", "minLength": 4}
+_TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
+_ROW = {"type": "object", "required": [COLUMN], "properties": {COLUMN: _TEXT}}
+_ROWS = {"type": "array", "items": _ROW, "minItems": 1}
 _SCHEMA = {
     "type": "object",
     "minProperties": 1,
@@ -75,7 +77,7 @@ def invocation_routes(desk: Desk) -> APIRouter:
     @router.get(
         "/ping",
         operation_id="ping",
-        responses={200: health_answer("It can score.", "ready"), **problems(500, 503)},
+        responses={200: own_answer("It can score.", Health(status="ready")), **problems(500, 503)},
     )
     async def ping() -> Health:
         """Answer 200 once images would be scored."""
@@ -146,6 +148,8 @@ def order_of(tree: dict[str, Any], most: int) -> tuple[list[bytes], Wanted]:
 def _wanted(params: object) -> Wanted:
     if params is None:
         return SCORE_ALONE
+    if not isinstance(params, dict) or not set(params) <= set(_Params.model_fields):
+        raise _wrong(f"params: expected any of {', '.join(_Params.model_fields)}.")
     try:
         asked = _Params.model_validate(params)
     except ValidationError as error:

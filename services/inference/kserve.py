@@ -12,7 +12,7 @@ from services.inference.body import JSON_WEIGHT
 from services.inference.desk import Desk
 from services.inference.kserve_tensors import V2Model, answer_tensors, order_of, v2_model
 from services.inference.kserve_words import V2_BODY, v2_answer
-from services.inference.openapi import PATIENCE, problems
+from services.inference.openapi import PATIENCE, own_answer, problems
 from services.inference.problems import Refusal
 from services.inference.tensors import LENGTH_HEADER, split_body, written
 from services.inference.trees import check_plain
@@ -55,18 +55,31 @@ def kserve_routes(desk: Desk) -> APIRouter:
 
 
 def _add_health(router: APIRouter, desk: Desk) -> None:
-    @router.get("/v2", operation_id="v2_server", responses=problems(500))
+    about = ServerMetadata(name="hilum", version=our_version(), extensions=("binary_tensor_data",))
+
+    @router.get(
+        "/v2",
+        operation_id="v2_server",
+        responses={200: own_answer("What answers here.", about), **problems(500)},
+    )
     async def server() -> ServerMetadata:
         """Tell what answers here, and that tensors may come and go in binary."""
-        extensions = ("binary_tensor_data",)
-        return ServerMetadata(name="hilum", version=our_version(), extensions=extensions)
+        return about
 
-    @router.get("/v2/health/live", operation_id="v2_live", responses=problems(500))
+    @router.get(
+        "/v2/health/live",
+        operation_id="v2_live",
+        responses={200: own_answer("It lives.", Live(live=True)), **problems(500)},
+    )
     async def live() -> Live:
         """Answer as long as the process lives."""
         return Live(live=True)
 
-    @router.get("/v2/health/ready", operation_id="v2_ready", responses=problems(500, 503))
+    @router.get(
+        "/v2/health/ready",
+        operation_id="v2_ready",
+        responses={200: own_answer("It can score.", Ready(ready=True)), **problems(500, 503)},
+    )
     async def ready() -> Ready:
         """Answer 200 once images would be scored."""
         await check_ready(desk.engine)
@@ -79,28 +92,35 @@ def _add_model(router: APIRouter, desk: Desk) -> None:
     Version = Annotated[str, Path(description="its version in the registry", examples=["1"])]  # noqa: N806
     one, versioned = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 
-    @router.get(one, operation_id="v2_model", responses=problems(404, 500))
+    told = {
+        200: own_answer("The model.", v2_model(desk.engine.package.card, "")),
+        **problems(404, 500),
+    }
+    ready = {
+        200: own_answer("It can score.", ModelReady(name=name_example[0], ready=True)),
+        **problems(404, 500, 503),
+    }
+
+    @router.get(one, operation_id="v2_model", responses=told)
     async def model(name: Name) -> V2Model:
         """Tell which tensors the model takes and gives."""
         _check_named(desk, name)
         return v2_model(desk.engine.package.card, desk.engine.version)
 
-    @router.get(versioned, operation_id="v2_version", responses=problems(404, 500))
+    @router.get(versioned, operation_id="v2_version", responses=told)
     async def version(name: Name, version: Version) -> V2Model:
         """Tell which tensors this version of the model takes and gives."""
         _check_named(desk, name, version)
         return v2_model(desk.engine.package.card, desk.engine.version)
 
-    @router.get(f"{one}/ready", operation_id="v2_model_ready", responses=problems(404, 500, 503))
+    @router.get(f"{one}/ready", operation_id="v2_model_ready", responses=ready)
     async def model_ready(name: Name) -> ModelReady:
         """Answer 200 once the model would score images."""
         _check_named(desk, name)
         await check_ready(desk.engine)
         return ModelReady(name=name, ready=True)
 
-    @router.get(
-        f"{versioned}/ready", operation_id="v2_version_ready", responses=problems(404, 500, 503)
-    )
+    @router.get(f"{versioned}/ready", operation_id="v2_version_ready", responses=ready)
     async def version_ready(name: Name, version: Version) -> ModelReady:
         """Answer 200 once this version of the model would score images."""
         _check_named(desk, name, version)

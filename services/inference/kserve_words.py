@@ -69,7 +69,10 @@ def v2_answer(card: Card) -> dict[str, Any]:
         "description": "The tensors that were asked for, or all.",
         "content": {
             "application/json": {"schema": schema, "example": example},
-            "application/octet-stream": dict(_BINARY),
+            "application/octet-stream": {
+                **_BINARY,
+                "example": "(the JSON, then the bytes of the tensors)",
+            },
         },
         "headers": {
             "Inference-Header-Content-Length": {

@@ -98,11 +98,11 @@ def json_answer(description: str, *documents: str, **examples: Any) -> dict[str,
     }
 
 
-def health_answer(description: str, status: str) -> dict[str, Any]:
-    """Return the OpenAPI response about health; its schema is the route's own."""
+def own_answer(description: str, example: BaseModel) -> dict[str, Any]:
+    """Return the OpenAPI response of a route whose signature names its schema, with an example."""
     return {
         "description": description,
-        "content": {"application/json": {"example": {"status": status}}},
+        "content": {"application/json": {"example": example.model_dump(mode="json")}},
     }
 
 

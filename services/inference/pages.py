@@ -64,7 +64,7 @@ def _routes(openapi: dict[str, Any]) -> str:
                 for status, response in sorted(operation["responses"].items())
             ]
             queries = [
-                (f"?{one['name']}", one.get("description", ""), _type(one["schema"]))
+                (_named(one), one.get("description", ""), _type(one["schema"]))
                 for one in operation.get("parameters", [])
             ]
             body = operation.get("requestBody", {})
@@ -75,6 +75,11 @@ def _routes(openapi: dict[str, Any]) -> str:
                 + _table(("", "Meaning", "Type"), [*taken, *queries, *answers])
             )
     return "".join(blocks)
+
+
+def _named(parameter: dict[str, Any]) -> str:
+    marks = {"query": "?{}", "path": "{{{}}}", "header": "{}:"}
+    return marks[parameter["in"]].format(parameter["name"])
 
 
 def _problems() -> str:
@@ -108,7 +113,8 @@ def _type(schema: dict[str, Any]) -> str:
         return " | ".join(_type(one) for one in schema["anyOf"])
     if "items" in schema:
         return f"list of {_type(schema['items'])}"
-    return str(schema.get("type", "any"))
+    found = schema.get("type", "any")
+    return " | ".join(found) if isinstance(found, list) else str(found)
 
 
 def _text(text: str) -> str:

@@ -1,6 +1,7 @@
 """A thread pool with a bounded queue: beyond it, a request is told to come back instead of waiting."""
 
 import asyncio
+import contextvars
 import math
 import time
 from collections.abc import Callable
@@ -55,7 +56,8 @@ class Pool:
             return work(), time.perf_counter() - began
 
         try:
-            future = self._executor.submit(timed)
+            # the thread knows which request it works for, as the caller does
+            future = self._executor.submit(contextvars.copy_context().run, timed)
         except BaseException:
             self._leave()
             raise

@@ -111,6 +111,13 @@ class ServiceSettings(Part):
     shadow_report: str = Field(
         default="", description="folder for the pairs of champion's and challenger's answers"
     )
+    drift_window: int = Field(
+        default=1000, ge=0, description="images that drift is measured over; 0: it isn't measured"
+    )
+    traces: str = Field(
+        default="",
+        description="address that OpenTelemetry traces are sent to (OTLP over HTTP); empty: none are",
+    )
     figures_folder: str = Field(
         default="", description="where workers keep their figures; set by the command"
     )

@@ -68,7 +68,7 @@ class Shadow:
         if champion.card.contract_sha256 != self._package.card.contract_sha256:
             self._count("other_contract")
             return
-        if not score.quality.sufficient:
+        if not score.quality.sufficient or found.prepared.outside:
             return
         try:
             self._pairs.put_nowait(_Pair(found, score))

@@ -11,16 +11,21 @@ from PIL import Image
 
 from data_schemas.errors import PackageError, UsageError
 from data_schemas.files import sha256
+from data_schemas.progress import silent
 from data_schemas.score import Score
 from pipeline.batch import score as batch
 from pipeline.batch.rows import table_schema
 from pipeline.batch.score import Options, score_sources
+from pipeline.batch.task import Model, Stopped, score_file
 from pipeline.imaging.workers import WorkerLimits
+from pipeline.ingest.sources.open import open_source
+from pipeline.model.opening import CheckError, Wish
 from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes
 from tests.batch import bad_tasks
 from tests.batch.drawn_files import picture
+from tests.model.precise import write_precise
 
 ONE = Options(workers=1)
 
@@ -190,3 +195,44 @@ def test_a_place_that_cannot_be_written_is_named(binary_package, folder, tmp_pat
         score_sources(binary_package, [str(folder)], folder / "0.png/below/scores.parquet")
     with pytest.raises(UsageError, match="no such file or folder"):
         score_sources(binary_package, [str(tmp_path / "gone")], tmp_path / "scores.parquet")
+
+
+def test_a_batch_in_int8_says_so_in_every_row(folder, tmp_path):
+    package = write_precise(tmp_path / "model")
+    for name, wish in (("plain", Wish()), ("small", Wish("onnxruntime", "int8"))):
+        score_sources(
+            package, [str(folder)], tmp_path / f"{name}.parquet", Options(workers=1, wish=wish)
+        )
+    plain, small = (
+        [row for row in pq.read_table(tmp_path / f"{name}.parquet").to_pylist() if row["verdict"]]
+        for name in ("plain", "small")
+    )
+    assert {row["runtime"].split()[2] for row in plain} == {"fp32"}
+    assert {row["runtime"].split()[2] for row in small} == {"int8"}
+    assert [row["verdict"] for row in plain] == [row["verdict"] for row in small]
+    assert [row["logits"] for row in plain] != [row["logits"] for row in small]
+
+
+def test_a_batch_in_a_precision_without_evidence_is_refused(grades_package, folder, tmp_path):
+    with pytest.raises(CheckError, match="has no int8 graph"):
+        score_sources(
+            grades_package,
+            [str(folder)],
+            tmp_path / "out.parquet",
+            Options(workers=1, wish=Wish("auto", "int8")),
+        )
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_worker_that_would_score_by_another_runtime_stops_the_batch(grades_package, tmp_path):
+    model = Model(str(grades_package.folder), grades_package.sha256, "onnxruntime 0.0.1 fp32", "")
+    file = open_source(str(_one(tmp_path)), progress=silent).files[0]
+    (said,) = score_file(file, model)
+    assert isinstance(said, Stopped)
+    assert "the batch began with onnxruntime 0.0.1 fp32" in said.what
+
+
+def _one(folder):
+    (folder / "one").mkdir()
+    (folder / "one" / "0.png").write_bytes(picture(0))
+    return folder / "one"

@@ -90,8 +90,11 @@ def test_a_result_runs_without_rights_and_without_the_installers(target):
 
 @pytest.mark.parametrize("name", ["serve", "tracking"])
 def test_what_is_installed_is_checked_against_hashes(name):
-    installed = " ".join(rest for word, rest in lineage(f"packages-{name}") if word == "RUN")
-    assert f"--no-deps --require-hashes -r deploy/{name}.lock" in installed
+    lines = lineage(f"packages-{name}")
+    installed = " ".join(rest for word, rest in lines if word == "RUN")
+    lock = "${SERVE}" if name == "serve" else name
+    assert f"--no-deps --require-hashes -r deploy/{lock}.lock" in installed
+    assert ("ARG", "SERVE=serve") in lines or name != "serve"
     project = " ".join(rest for word, rest in lineage("project") if word == "RUN")
     assert "--require-hashes -r deploy/build.lock" in project
     assert "--no-build-isolation" in project
@@ -128,7 +131,7 @@ def locked(name):
     return found
 
 
-@pytest.mark.parametrize("name", ["serve", "tracking", "build"])
+@pytest.mark.parametrize("name", ["serve", "serve-openvino", "tracking", "build"])
 def test_a_lock_names_versions_and_hashes(name):
     found = locked(name)
     assert all(version and hashes for version, hashes in found.values())
@@ -146,6 +149,7 @@ def test_a_lock_names_versions_and_hashes(name):
 def test_the_locks_hold_what_pyproject_requires():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {plain(line) for line in project["dependencies"]} <= set(locked("serve")), "make lock"
+    assert set(locked("serve-openvino")) == {*locked("serve"), "openvino"}
     tracking = project["optional-dependencies"]["tracking"]
     assert {plain(line) for line in tracking} <= set(locked("tracking")), "make lock"
     assert not {"torch", "mlflow", "mlflow-skinny"} & set(locked("serve"))

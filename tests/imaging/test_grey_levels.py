@@ -1,5 +1,7 @@
 """Grey values by PS3.3 C.11: worked by hand, each rule once."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -143,3 +145,43 @@ def test_from_array_refuses_what_is_no_picture():
     ):
         with pytest.raises(ImageError):
             from_array(wrong)
+
+
+@pytest.mark.parametrize("padding", [None, (0.0, 0.0), (-5.0, 3.0)])
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "i4"])
+@pytest.mark.parametrize(
+    "grey", [Grey(window="range"), Grey(window="fixed", centre=40.5, width=77)]
+)
+def test_a_line_pixel_by_pixel_is_the_table_s(grey, kind, padding):
+    limits = np.iinfo(kind)
+    rng = np.random.default_rng(0)
+    low, high = max(limits.min, -(1 << 16)), min(limits.max, 1 << 15)
+    stored = rng.integers(low, high, (50, 40), kind, endpoint=True)
+    stored[0, :20] = 0
+    for slope, intercept in ((1.0, 0.0), (-0.37, 1000.0), (2.5e-4, -3e4)):
+        for inverted in (False, True):
+            facts = GreyFacts(16, limits.min < 0, inverted, slope, intercept, padding=padding)
+            held = np.ones(stored.shape, bool)
+            if padding is not None:
+                held = (stored < padding[0]) | (stored > padding[1])
+            values = stored * slope + intercept
+            if grey.window == "range":
+                ends = values[held].min(), values[held].max()
+            else:
+                ends = grey.centre - grey.width / 2, grey.centre + grey.width / 2 - 1
+            shown = np.clip((values - ends[0]) / (ends[1] - ends[0]), 0, 1)
+            expected = np.floor((1 - shown if inverted else shown) * 255 + 0.5) * held
+            apart = np.abs(grey_levels(stored, facts, grey) - expected)
+            assert apart.max() <= 1
+            assert (apart > 0).mean() < 0.01, "ties of the last bit"
+
+
+@pytest.mark.parametrize("slope", [1e-300, 5e-324, 1e300, -1e250])
+@pytest.mark.parametrize(
+    "window", [None, Window(1e300, 1e300), Window(0.0, 1e-300, "LINEAR_EXACT")]
+)
+def test_numbers_of_a_hostile_header_end_as_levels_or_a_refusal(slope, window):
+    stored = np.arange(100, dtype=np.uint16).reshape(10, 10)
+    facts = GreyFacts(16, slope=slope, intercept=1e300, window=window)
+    with np.errstate(all="ignore"), suppress(ImageError):
+        assert grey_levels(stored, facts, Grey(window="header")).dtype == np.uint8

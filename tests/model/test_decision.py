@@ -118,6 +118,19 @@ def scored(card, logits, laterality="U"):
     return laterality, SimpleNamespace(verdict=found.verdict, findings=found.findings)
 
 
+def test_an_image_out_of_scope_says_nothing_about_the_patient_whatever_it_scores():
+    card = tiny.card()
+    _, strange = scored(card, np.array([9.0, 9.0]))
+    strange.verdict = "out_of_scope"
+    alone = decision.decide_patient(card, [("L", strange)])
+    assert (alone.verdict, alone.findings[0].probability) == ("out_of_scope", None)
+    other = scored(card, np.array([-9.0, -9.0]), "R")
+    for side, verdict in (("L", "out_of_scope"), ("R", "negative")):
+        patient = decision.decide_patient(card, [(side, strange), other])
+        assert patient.verdict == verdict
+        assert patient.findings[0].probability == other[1].findings[0].probability
+
+
 SIDES = st.sampled_from(["L", "R", "B", "U"])
 IMAGES = st.lists(st.tuples(SIDES, st.none() | st.tuples(LOGIT, LOGIT)), min_size=1, max_size=6)
 
@@ -167,6 +180,23 @@ def test_the_mean_is_over_the_views_of_one_known_side():
     patient = decision.decide_patient(card, [scored(card, rows[0], "L"), scored(card, None, "L")])
     assert patient.findings[0].probability == alone[0]
     assert patient.verdict == "positive"
+
+
+def test_what_is_outside_stays_to_be_seen_and_says_nothing_about_the_patient():
+    card = tiny.card()
+    side, inside = scored(card, np.array([-2.0, 0.0]), "L")
+    found = decision.out_of_scope(decision.decide(card, np.array([9.0, 0.0])))
+    assert found.verdict == "out_of_scope"
+    assert found.findings[0].probability == pytest.approx(0.99988, abs=1e-4)
+    assert {finding.state for finding in found.findings} == {"not_assessed"}
+    outside = SimpleNamespace(verdict=found.verdict, findings=found.findings)
+    # another view of the same eye answers for it; of the other eye nothing is known
+    patient = decision.decide_patient(card, [(side, inside), (side, outside)])
+    assert (patient.verdict, patient.findings) == ("negative", inside.findings)
+    patient = decision.decide_patient(card, [(side, inside), ("R", outside)])
+    assert patient.verdict == "out_of_scope"
+    assert patient.findings[0].probability == inside.findings[0].probability
+    assert patient.findings[0].state == "not_assessed"
 
 
 def test_every_point_of_the_card_is_answered():

@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from data_schemas.contract import Accept, Contract, Quality
 from data_schemas.errors import ImageError
 from data_schemas.files import sha256
 from data_schemas.score import Score
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
 from pipeline.model import decision
-from pipeline.model.export import export_package
-from pipeline.model.overlay import overlay_png
-from pipeline.model.package import open_package
+from pipeline.model.overlay import overlay_png, reduced
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes
 from tests.model import tiny_network as tiny
@@ -79,21 +76,6 @@ def test_grades_explain_the_most_probable_class(grades_package):
     named = score.probabilities["dr_grade"]
     assert max(named, key=named.get) == tiny.GRADES.classes[found.class_index]
     assert sum(named.values()) == pytest.approx(1)
-
-
-@pytest.fixture(scope="module")
-def fundus_package(tmp_path_factory):
-    contract = Contract(
-        name="fundus",
-        accept=Accept(colour="required", modalities=("OP", "XC")),
-        region="fundus_field",
-        quality=Quality(check=True, min_brightness=80.0),
-        size=tiny.SIZE,
-    )
-    folder = tmp_path_factory.mktemp("fundus") / "package"
-    card = tiny.card(contract=contract)
-    export_package(tiny.EvidenceNetwork(2), tiny.images(), card, contract, folder)
-    return open_package(folder)
 
 
 def test_a_photograph_too_dark_to_judge_gets_no_answer(fundus_package):
@@ -158,3 +140,14 @@ def test_a_small_picture_is_enlarged_by_a_whole_number():
     data = overlay_png(picture, np.ones((4, 4), np.float32), (0, 0, 28, 28), unit=1.0)
     with Image.open(io.BytesIO(data)) as drawn:
         assert drawn.size == (504, 504)
+
+
+@pytest.mark.parametrize("size", [(3000, 2000), (1024, 700), (333, 500), (20, 28), (1025, 1025)])
+def test_a_reduced_picture_gives_the_same_overlay(size):
+    picture = np.random.default_rng(1).integers(0, 256, (*size, 3)).astype(np.uint8)
+    region = (size[0] // 5, -7, size[0] // 2, size[1])
+    values = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+    small = reduced(picture)
+    assert max(small.shape) <= 1024
+    whole = overlay_png(picture, values, region, unit=1.5)
+    assert overlay_png(small, values, region, unit=1.5, longest=max(size)) == whole

@@ -3,9 +3,11 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, OphthalmicPhotography8BitImageStorage, generate_uid
 
@@ -32,6 +34,11 @@ def fundus(seed=0, side=480):
     blue = 45 * shade + 70 * disc - 20 * vessels + grain
     pixels = np.stack([red, green, blue], axis=-1) * (radius < 0.47)[..., None]
     return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def ct_slice():
+    """Return pydicom's CT slice: a sound DICOM object, but no photograph."""
+    return Path(get_testdata_file("CT_small.dcm", read=False)).read_bytes()
 
 
 def encoded(pixels, kind="JPEG"):

@@ -8,7 +8,7 @@ import time
 import services.inference.decoders as decoders
 from services.cli.main import main
 
-_read = decoders.read
+_read = decoders.read_any_kind
 
 
 def read(data, contract):
@@ -23,5 +23,5 @@ def read(data, contract):
     return _read(data, contract)
 
 
-decoders.read = read
+decoders.read_any_kind = read
 sys.exit(main(["serve", *sys.argv[1:]]))

@@ -11,6 +11,8 @@ import pytest
 from data_schemas.files import sha256
 from pipeline.model.export import export_package
 from pipeline.model.package import open_package
+from pipeline.model.runtime import Runtime
+from pipeline.model.scoring import score_bytes
 from pipeline.tracking.registry import register
 from pipeline.tracking.store import open_client
 from tests.model import tiny_network as tiny
@@ -108,7 +110,7 @@ def model_of(served):
         return client.get("/v1/model").json()
 
 
-def test_the_alias_changes_under_load_and_no_request_fails(registry, followed):
+def test_the_alias_changes_under_load_and_no_request_fails(registry, followed, tmp_path):
     with Clients(followed) as clients:
         clients.wait_for("1")
         for swap in range(SWAPS):
@@ -125,7 +127,11 @@ def test_the_alias_changes_under_load_and_no_request_fails(registry, followed):
         )
     # each version is one package with one answer about the one image: none mixed two
     assert {version: len(kinds) for version, kinds in told.items()} == {"1": 1, "2": 1}
-    assert {next(iter(told[one]))[0] for one in "12"} == {"network-1", "network-2"}
+    for version, ((name, digest, logits),) in told.items():
+        package = made(tmp_path / version, int(version))
+        alone = score_bytes(package, Runtime(package), JPEG)
+        assert (name, digest) == (f"network-{version}", package.sha256)
+        assert logits == pytest.approx(alone.logits, abs=1e-5)
     sys.stdout.write(f"{SWAPS} swaps, {len(clients.answers)} answers, all 200" + "\n")
 
 

@@ -188,7 +188,7 @@ IMAGE = base64.b64encode(FILES[0]).decode()
         (b"{}", "3"),
         (b"{}", "-1"),
         (b"{}", "9" * 40),
-        (b"1," * 4_000_001, None),
+        (b"1," * 2_000_001, None),
     ],
 )
 def test_wrong_requests_are_refused(client, body, header):

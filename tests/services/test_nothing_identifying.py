@@ -1,5 +1,6 @@
 """A DICOM object full of identifiers goes through the service: none is in receipts, log, answers or figures."""
 
+import base64
 import io
 
 import pydicom
@@ -70,33 +71,63 @@ def broken(data):
     yield planted(SamplesPerPixel=2)[0]
 
 
-@pytest.mark.parametrize("multipart", [False, True])
-def test_nothing_that_identifies_leaves_the_service(package, tmp_path, multipart):
+def sent(client, door, body):
+    """Send an object to a door, with a patient's words wherever a client may put some."""
+    text = base64.b64encode(body).decode()
+    named = [("Muster", ("Qzx_Erika_Muster.dcm", body))]
+    if door == "raw":
+        return post(client, body, "?evidence=true", **{"X-Patient": drawn.PATIENT_ID})
+    if door == "form":
+        return client.post("/v1/scores?evidence=true", files=named)
+    if door == "patient":
+        return client.post("/v1/scores?evidence=true", files=named * 2)
+    if door == "batch":
+        return client.post("/v1/scores:batch?evidence=true", files=named * 2)
+    if door == "v2":
+        tensor = {"name": "files", "datatype": "BYTES", "shape": [1], "data": [text]}
+        tree = {"inputs": [{**tensor, "parameters": {"Erika": "Muster"}}], "Muster": "Erika"}
+        return client.post("/v2/models/small-fundus/infer", json=tree)
+    table = {"columns": ["Muster", "image"], "data": [["Erika", text]], "index": ["Muster"]}
+    return client.post("/invocations", json={"dataframe_split": table, "Muster": 1})
+
+
+@pytest.fixture(scope="module")
+def keeping(package, tmp_path_factory):
+    """A service that keeps receipts, and their folder."""
+    place = tmp_path_factory.mktemp("keeping")
+    folder = place / "receipts"
+    with serving(package.folder, place / "log", HILUM_RECEIPTS=str(folder)) as running:
+        wait_until_ready(running)
+        yield running, folder
+
+
+@pytest.mark.parametrize("door", ["raw", "form", "patient", "batch", "v2", "mlflow"])
+def test_nothing_that_identifies_leaves_the_service(keeping, door):
+    running, folder = keeping
     data, words = planted()
     assert len(words) > 300
-    found = []
-    with serving(
-        package.folder, tmp_path / "log", HILUM_RECEIPTS=str(tmp_path / "receipts")
-    ) as running:
-        wait_until_ready(running)
-        with running.client() as client:
-            statuses = []
-            for body in (data, *broken(data)):
-                if multipart:
-                    files = {"file": ("Qzx_Erika_Muster.dcm", body)}
-                    answer = client.post("/v1/scores?evidence=true", files=files)
-                else:
-                    answer = post(client, body, "?evidence=true", **{"X-Patient": "Qzx00001"})
-                statuses.append(answer.status_code)
-                found.append(answer.content + str(answer.headers).encode())
-            found.append(client.get("/v1/scores/Qzx00001?patient=Qzx00002").content)
-            found.append(client.get("/metrics").content)
-            last = client.get("/healthz").headers["x-request-id"]
-        found.append(log_with(running, last).encode())
+    found, statuses = [], []
+    with running.client() as client:
+        for body in (data, *broken(data)):
+            answer = sent(client, door, body)
+            statuses.append(answer.status_code)
+            found.append(answer.content + str(answer.headers).encode())
+        wrong = {"dataframe_split": {"columns": ["Muster", "Erika"], "data": [["Muster", 1]]}}
+        found.append(client.post("/invocations", json=wrong).content)
+        wrong = {"instances": ["Muster"], "params": {"Muster": "Erika"}}
+        found.append(client.post("/invocations", json=wrong).content)
+        found.append(client.get("/v2/models/Muster/versions/Erika").content)
+        wrong = {"inputs": [{"name": "Muster", "datatype": "Erika"}], "outputs": ["Muster"]}
+        found.append(client.post("/v2/models/small-fundus/infer", json=wrong).content)
+        found.append(client.get("/v1/scores/Qzx00001?patient=Qzx00002").content)
+        found.append(client.get("/metrics").content)
+        last = client.get("/healthz").headers["x-request-id"]
+    found.append(log_with(running, last).encode())
     assert statuses[0] == 200
-    assert sum(400 <= status < 500 for status in statuses) >= 3
+    # a batch answers with the problems in it
+    assert door == "batch" or sum(400 <= status < 500 for status in statuses) >= 3
     assert 500 not in statuses
-    kept = [path for path in (tmp_path / "receipts").rglob("*") if path.is_file()]
+    kept = [path for path in folder.rglob("*") if path.is_file()]
     assert len(kept) >= 3
     found += [path.read_bytes() + path.name.encode() for path in kept]
     everything = b"\n".join(found)

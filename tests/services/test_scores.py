@@ -3,12 +3,10 @@
 import base64
 import concurrent.futures
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom.data import get_testdata_file
 
 from data_schemas.dataset import REFUSALS
 from data_schemas.files import sha256
@@ -104,14 +102,9 @@ def truncated():
     return whole[: len(whole) * 6 // 10]
 
 
-def ct_slice():
-    return Path(get_testdata_file("CT_small.dcm", read=False)).read_bytes()
-
-
 BROKEN = {
     "text": (lambda: b"This is a letter, not an image.\n" * 20, 415, {"NOT_AN_IMAGE"}),
     "truncated DICOM": (truncated, 422, {"TRUNCATED"}),
-    "CT slice": (ct_slice, 422, {"NOT_COLOUR", "WRONG_MODALITY"}),
     "truncated JPEG": (lambda: JPEG[: len(JPEG) // 2], 422, {"TRUNCATED", "CORRUPT"}),
     "JPEG's first bytes": (lambda: JPEG[:20], 422, {"TRUNCATED", "CORRUPT"}),
     "200 megapixels": (lambda: drawn.png_of_zeros(20000, 10000), 413, {"TOO_LARGE"}),
@@ -134,6 +127,19 @@ def test_what_is_no_image_for_this_model_is_refused_and_the_service_goes_on(clie
     check_alive(client)
 
 
+@pytest.mark.parametrize("evidence", ["false", "true"])
+def test_a_sound_image_of_another_kind_is_an_answer_and_is_counted(client, evidence):
+    answer = post(client, drawn.ct_slice(), f"?evidence={evidence}")
+    assert answer.status_code == 200, answer.text
+    score = Score.model_validate_json(answer.content)
+    assert score.verdict == "out_of_scope"
+    assert not score.scope.inside
+    assert score.scope.reasons == ("the image is grey, the contract takes colour only",)
+    assert (score.probabilities, score.logits, score.evidence) == ({}, (), ())
+    assert score.image.modality == "CT"
+    assert 'hilum_scores_total{verdict="out_of_scope"' in client.get("/metrics").text
+
+
 def test_an_empty_body_is_refused(client):
     check_problem(post(client, b""), 400, "EMPTY_BODY")
     check_problem(client.post("/v1/scores"), 400, "EMPTY_BODY")
@@ -150,7 +156,7 @@ def test_fifty_mixed_requests_at_once_each_get_their_own_answer(served):
     photographs = {seed: drawn.encoded(drawn.fundus(seed, 320)) for seed in range(5)}
     with served.client() as client:
         alone = {seed: score_of(post(client, data)) for seed, data in photographs.items()}
-    broken = [b"text " * 50, truncated(), ct_slice(), b""]
+    broken = [b"text " * 50, truncated(), JPEG[:20], b""]
 
     def send(number):
         with served.client() as client:

@@ -73,7 +73,9 @@ def test_a_fingerprint_counts_what_there_is(eyes):
     assert found.intensity.colour > 10
     assert 0.2 < found.intensity.black_border < 0.6
     assert found.machine.versions["torch"] == torch.__version__
-    assert measure(eyes) == found.model_copy(update={"machine": measure(eyes).machine})
+    # the memory that is free changes from moment to moment
+    again = measure(eyes)
+    assert again == found.model_copy(update={"machine": again.machine})
 
 
 def test_brightness_is_of_training_images_only(eyes):

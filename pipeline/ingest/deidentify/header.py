@@ -142,7 +142,7 @@ def with_character_set(source: Dataset, parents: Any = None) -> Dataset:
 
 def _element(source: Dataset, tag: Any) -> DataElement:
     if dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ":
-        for entry in items(source, int(tag)):  # forgives what pydicom's own parser doesn't
+        for entry in items(source, tag):  # forgives what pydicom's own parser doesn't
             with_character_set(entry, source.original_character_set)
     element: DataElement = source[tag]
     return element

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import PackageError
 from data_schemas.progress import Progress, silent
+from data_schemas.terms import Verdict
 from pipeline.model import decision
+from pipeline.model.package import Package
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import explained_class
 from pipeline.train.backbones import LocalContrast
@@ -89,7 +91,7 @@ def contents(
         "contrast": any(isinstance(m, LocalContrast) for m in subject.network.modules()),
         "answer": {
             "primary": card.primary,
-            "verdict": decision.decide(card, found.logits).verdict,
+            "verdict": _verdict(subject.package, found.logits, ran.embedding[0], seen.pixels),
             "outputs": answer.outputs_tree(card, found, seen),
         },
         "checks": [
@@ -97,6 +99,19 @@ def contents(
             for c in made
         ],
     }
+
+
+def _verdict(
+    package: Package,
+    logits: NDArray[np.float32],
+    embedding: NDArray[np.float32],
+    pixels: NDArray[np.uint8],
+) -> Verdict:
+    """Return what a service would answer."""
+    decided = decision.decide(package.card, logits)
+    reference = package.reference
+    outside = reference is not None and not reference.see(embedding, pixels).scope.inside
+    return (decision.out_of_scope(decided) if outside else decided).verdict
 
 
 def _image(seen: Seen, side: int) -> dict[str, Any]:

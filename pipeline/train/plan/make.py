@@ -9,7 +9,7 @@ from data_schemas.fingerprint import Fingerprint
 from data_schemas.plan import Plan
 from pipeline.ingest.store import Dataset
 from pipeline.train import labels
-from pipeline.train.folds import REST
+from pipeline.train.folds import rest_shares
 from pipeline.train.plan.cost import Estimate
 from pipeline.train.plan.estimate import Shape, estimate
 from pipeline.train.plan.facts import Facts
@@ -70,8 +70,11 @@ def make_plan(dataset: Dataset, request: Request, seconds: float = 8.0) -> Made:
     info = dataset.info
     train, tune = facts.train, facts.tune
     if plan.folds:  # see pipeline.train.folds: of what isn't sealed, all folds but one
-        others = (train + tune + facts.calibration) * (plan.folds - 1) / plan.folds
-        train, tune = (round(others * share) for _, share in REST[:2])
+        part = (plan.folds - 1) / plan.folds
+        others = (train + tune + facts.calibration) * part
+        free = ("train", "tune", "calibration")
+        persons = round(sum(fingerprint.patients[split] for split in free) * part)
+        train, tune = (round(others * share) for share in rest_shares(persons)[:2])
     shape = Shape(head.columns, info.size, info.channels, train, tune)
     world = open_world(plan.device, plan.threads, plan.seed)
     facts.estimate = estimate(plan, shape, world.device, seconds)

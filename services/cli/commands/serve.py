@@ -78,6 +78,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
             where="MODEL",
             mend="hilum serve FOLDER, or hilum serve models:/NAME@ALIAS (or set HILUM_MODEL)",
         )
+    from services.inference.traces import check_traces
+
+    check_traces(settings)
     with tempfile.TemporaryDirectory(prefix="hilum-serve-") as scratch:
         trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
         package, version = _package(settings.model, Path(scratch), trusted)

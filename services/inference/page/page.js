@@ -9,6 +9,7 @@ const VERDICTS = {
   out_of_scope: "Not assessable: outside what this model was made for",
 };
 const STATES = { present: "present", uncertain: "uncertain", absent: "absent", not_assessed: "not assessed" };
+const SIDES = { L: "left", R: "right", B: "both", U: "unknown" };
 let model = null;
 let local = "";
 let maps = [];
@@ -90,20 +91,24 @@ async function watch() {
   setTimeout(watch, badge.classList.contains("ready") ? 15000 : 1000);
 }
 
-// ---- one image
+// ---- one image, or those of one patient
 
-async function score(file) {
+async function score(files) {
   const place = byId("answer");
+  const several = files.length > 1;
   place.setAttribute("aria-busy", "true");
-  place.replaceChildren(element("p", { className: "working", textContent: "Scoring the image" }));
-  showLocal(file);
+  const doing = several ? `Scoring ${files.length} images of one patient` : "Scoring the image";
+  place.replaceChildren(element("p", { className: "working", textContent: doing }));
+  showLocal(files[0]);
   try {
-    const answer = await ask("/v1/scores?evidence=true", {
-      method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
-    });
+    const form = new FormData();
+    for (const file of files) form.append("file", file, "image");
+    const answer = await ask(`/v1/scores?evidence=${several ? "png" : "true"}`, several
+      ? { method: "POST", body: form }
+      : { method: "POST", body: files[0], headers: { "Content-Type": "application/octet-stream" } });
     const tree = await answer.json();
-    place.replaceChildren(...(answer.ok ? scored(tree) : refused(tree)));
-    if (answer.ok) showEvidence(tree);
+    place.replaceChildren(...(!answer.ok ? refused(tree) : several ? patient(tree, files) : scored(tree)));
+    if (answer.ok) showEvidence(several ? tree.images[0] : tree);
   } catch {
     place.replaceChildren(...refused({
       title: "no answer", detail: "The service could not be reached, or stopped reading the file.", code: "",
@@ -163,14 +168,42 @@ function draw() {
   byId("caption").hidden = false;
 }
 
-function scored(tree) {
+function verdictOf(tree, otherwise) {
   const finding = tree.findings.find((one) => one.name === tree.primary);
+  return element("div", { className: `verdict ${tree.verdict}` },
+    element("strong", { textContent: VERDICTS[tree.verdict] ?? tree.verdict }),
+    element("span", {}, finding && ["positive", "negative", "indeterminate"].includes(tree.verdict)
+      ? `${words(tree.primary)}: ${percent(finding.probability)}, positive from ${percent(tree.threshold)} (operating point ${tree.operating_point})`
+      : otherwise));
+}
+
+function patient(tree, files) {
+  const details = element("div", {}, ...scored(tree.images[0]));
+  const choice = element("select", {}, ...tree.images.map((image, index) => element("option", {
+    value: index, textContent: `${index + 1}: ${VERDICTS[image.verdict] ?? image.verdict}`,
+  })));
+  choice.addEventListener("change", () => {
+    const index = Number(choice.value);
+    showLocal(files[index]);
+    showEvidence(tree.images[index]);
+    details.replaceChildren(...scored(tree.images[index]));
+  });
   return [
-    element("div", { className: `verdict ${tree.verdict}` },
-      element("strong", { textContent: VERDICTS[tree.verdict] ?? tree.verdict }),
-      element("span", {}, finding && ["positive", "negative", "indeterminate"].includes(tree.verdict)
-        ? `${words(tree.primary)}: ${percent(finding.probability)}, positive from ${percent(tree.threshold)} (operating point ${tree.operating_point})`
-        : tree.quality.reasons.join("; "))),
+    verdictOf(tree, "A side could not be judged."),
+    element("h3", { textContent: "Patient" }),
+    findingsTable(tree),
+    element("dl", {}, ...rows(tree.sides.map((side) => [
+      `Side: ${SIDES[side.laterality]}`,
+      `${VERDICTS[side.verdict] ?? side.verdict}; image ${side.images.map((index) => index + 1).join(", ")}`,
+    ]))),
+    element("label", { className: "one-of" }, "Image ", choice),
+    details,
+  ];
+}
+
+function scored(tree) {
+  return [
+    verdictOf(tree, [...tree.quality.reasons, ...(tree.scope?.reasons ?? [])].join("; ")),
     element("h3", { textContent: "Findings" }),
     findingsTable(tree),
     ...Object.entries(tree.probabilities).filter(([, classes]) => Object.keys(classes).length > 2)
@@ -179,8 +212,10 @@ function scored(tree) {
     element("dl", {}, ...rows([
       ["Format", `${tree.image.format.toUpperCase()}, ${tree.image.columns} × ${tree.image.rows} px` +
         (tree.image.modality ? `, ${tree.image.modality}` : "")],
-      ["Laterality", { L: "left", R: "right", B: "both", U: "unknown" }[tree.image.laterality]],
+      ["Laterality", SIDES[tree.image.laterality]],
       ["Quality", tree.quality.sufficient ? "sufficient" : `insufficient: ${tree.quality.reasons.join("; ")}`],
+      ...(tree.scope === null || tree.scope.distance === null ? [] : [["Distance to the model's own images",
+        `${tree.scope.distance.toFixed(2)}; outside from ${tree.scope.limit.toFixed(2)}`]]),
       ...tree.image.warnings.map((warning) => ["Warning", warning]),
       ["File", digest(tree.image.source_sha256)],
       ["Prepared", digest(tree.image.prepared_sha256)],
@@ -244,7 +279,7 @@ function refused(problem) {
 // ---- hands
 
 byId("file").addEventListener("change", (event) => {
-  if (event.target.files.length) score(event.target.files[0]);
+  if (event.target.files.length) score([...event.target.files]);
 });
 byId("another").addEventListener("click", () => byId("file").click());
 byId("map").addEventListener("change", draw);
@@ -255,7 +290,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   drop.addEventListener(kind, (event) => {
     event.preventDefault();
     drop.classList.toggle("over", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files.length) score(event.dataTransfer.files[0]);
+    if (kind === "drop" && event.dataTransfer.files.length) score([...event.dataTransfer.files]);
   });
 }
 introduce();

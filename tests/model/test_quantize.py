@@ -1,0 +1,120 @@
+"""The 8-bit graph: the same outputs, evidence that sums to the logit, part of the package's digest; and the commands."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_schemas.errors import PackageError
+from pipeline.model import agreement
+from pipeline.model.kinds import Kind, kind_of
+from pipeline.model.package import (
+    FILES,
+    GRAPH,
+    INT8_GRAPH,
+    SUMS,
+    open_package,
+    verification,
+    with_evaluation,
+)
+from pipeline.model.quantize import quantise
+from pipeline.model.runtime import Runtime
+from pipeline.model.verify import verify
+from services.cli.main import main
+from tests.model import tiny_network as tiny
+
+
+def test_the_package_holds_both_graphs_under_a_digest_of_its_own(precise_package):
+    folder = precise_package.folder
+    assert {path.name for path in folder.iterdir()} == {*FILES, INT8_GRAPH, SUMS}
+    plain = open_package(folder.parent / "plain")
+    assert plain.sha256 != precise_package.sha256
+    assert plain.digests[GRAPH] == precise_package.digests[GRAPH]
+    assert precise_package.card.notes[-1] == f"8-bit graph added to package {plain.sha256}"
+
+
+def test_every_precision_of_this_machine_has_its_row(precise_package):
+    rows = {str(kind_of(row.precision)): row for row in precise_package.card.checks}
+    assert rows["onnxruntime fp32"].against == "torch"
+    int8 = rows["onnxruntime int8"]
+    assert (int8.split, int8.images, int8.changed_verdicts) == ("calibration", 40, 0)
+    assert int8.against == Runtime(precise_package).identity
+    assert 0 < int8.max_probability_difference <= 0.01
+    assert len(rows) == len(precise_package.card.checks)
+
+
+def test_evidence_still_sums_to_the_logit(precise_package):
+    runtime = Runtime(precise_package, kind=Kind("onnxruntime", "int8"))
+    found = runtime.run(tiny.images(12, seed=30))
+    plain = Runtime(precise_package).run(tiny.images(12, seed=30))
+    assert found.evidence.mean((2, 3)) + runtime.bias == pytest.approx(found.logits, abs=1e-5)
+    assert found.embedding.shape == plain.embedding.shape
+    assert found.evidence.shape == plain.evidence.shape
+    assert not np.array_equal(found.logits, plain.logits)
+    assert found.logits == pytest.approx(plain.logits, abs=0.05)
+
+
+def test_the_same_images_give_the_same_graph(precise_package):
+    graph, images = precise_package.read(GRAPH), tiny.images(4, seed=7)
+    assert quantise(graph, images) == quantise(graph, images)
+
+
+def test_an_altered_8_bit_graph_is_found(precise_package, tmp_path):
+    kept = with_evaluation(precise_package, None, tmp_path / "kept")
+    assert kept.read(INT8_GRAPH) == precise_package.read(INT8_GRAPH)
+    (kept.folder / INT8_GRAPH).write_bytes(kept.read(INT8_GRAPH) + b" ")
+    with pytest.raises(PackageError, match="was altered"):
+        open_package(kept.folder)
+
+
+def test_a_file_that_no_package_has_is_refused(precise_package, tmp_path):
+    folder = with_evaluation(precise_package, None, tmp_path / "kept").folder
+    with (folder / SUMS).open("a") as stream:
+        stream.write(f"{'0' * 64}  model.fp4.onnx\n")
+    with pytest.raises(PackageError, match=r"model\.fp4\.onnx: no file of a package"):
+        open_package(folder)
+
+
+def test_verify_compares_with_the_network_or_on_images_with_the_base(precise_package):
+    rows = verify(precise_package)
+    assert all(row.allowed and row.found.images == 4 for row in rows)
+    assert {row.kind for row in rows} >= {Kind("onnxruntime", "fp32"), Kind("onnxruntime", "int8")}
+    base = verify(precise_package, tiny.images(7, seed=2))[0].found
+    assert (base.images, base.logit, base.changed) == (7, 0.0, 0)
+
+
+def test_hilum_verify_prints_the_table(precise_package, capsys):
+    assert main(["verify", str(precise_package.folder)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"package {precise_package.sha256}, verification set"
+    (line,) = [x.split() for x in told if x.startswith("onnxruntime") and " int8 " in x]
+    assert (line[2], line[3], line[-2:]) == ("int8", "4", ["0", "yes"])
+
+
+def test_hilum_verify_as_json_says_why_not(binary_package, capsys):
+    assert main(["verify", str(binary_package.folder), "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    rows = {f"{row['runtime']} {row['precision']}": row for row in tree["rows"]}
+    assert rows["onnxruntime fp32"]["allowed"]
+    if rows.get("openvino bf16", {}).get("identity"):
+        assert rows["openvino bf16"]["reason"] == "card.json has no row for it"
+    assert tree["package_sha256"] == binary_package.sha256
+
+
+def test_hilum_verify_fails_if_fp32_does(precise_package, tmp_path, capsys):
+    from pipeline.model.package import VERIFICATION, kept_files, pack_verification, write_package
+
+    stored = verification(precise_package)
+    moved = type(stored)(stored.images, stored.logits + np.float32(2e-4), stored.bias)
+    files = kept_files(precise_package) | {VERIFICATION: pack_verification(moved)}
+    write_package(tmp_path / "p", files, precise_package.card, precise_package.contract)
+    assert main(["verify", str(tmp_path / "p")]) == 1
+    assert "onnxruntime fp32: a logit differs by 0.0002" in capsys.readouterr().out
+    assert agreement.LOGIT == 1e-4
+
+
+def test_hilum_verify_refuses_another_package(precise_package, capsys):
+    words = ["verify", str(precise_package.folder), "--sha256"]
+    assert main([*words, precise_package.sha256[:12]]) == 0
+    assert main([*words, "0" * 64]) == 2
+    assert "expected 0000" in capsys.readouterr().err
