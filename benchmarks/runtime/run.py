@@ -1,6 +1,6 @@
 """The bare runtimes at 224 px: CPU milliseconds per image of one thread, one image at a time, beside eager torch.
 
-    python benchmarks/runtime/run.py [ROUNDS]
+    python benchmarks/runtime/run.py [ROUNDS [BACKBONE ...]]
 
 ResNet-18 and DenseNet-121 with evidence head and random weights (speed doesn't depend on them; whether a
 precision may be used does, and `hilum verify PACKAGE` says that). Variants take turns, each round is three
@@ -99,7 +99,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for backbone in BACKBONES:
+        for backbone in sys.argv[2:] or BACKBONES:
             rows += rows_of(backbone, Path(scratch) / backbone, rounds)
     print(table(HEAD, rows))
 

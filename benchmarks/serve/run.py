@@ -12,6 +12,7 @@ of one turn, the table has their medians. CPU time is that of all processes of a
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def main() -> int:
     kept = options.out / f"turns-{options.network}.jsonl"
     if options.fresh:
         kept.unlink(missing_ok=True)
+    # servers have process groups of their own: whoever ends this script ends them, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = {}
     try:
         for name in options.servers:

@@ -23,8 +23,8 @@ LEAST_IMAGES = 32
 FASTEST_FIRST = (
     Kind("cuda", "fp32"),
     Kind("openvino", "int8"),
-    Kind("onnxruntime", "int8"),
     Kind("openvino", "bf16"),
+    Kind("onnxruntime", "int8"),
     BASE,
     Kind("openvino", "fp32"),
 )
