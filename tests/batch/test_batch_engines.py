@@ -29,7 +29,11 @@ def test_a_ray_actor_scores_with_the_package_it_is_sent(binary_package, tmp_path
     task = cloudpickle.loads(cloudpickle.dumps(partial(score_file, model=elsewhere)))
     taker = ray_engine._Taker(task, WorkerLimits(), PRELOAD)
     batch = {"number": range(len(files)), "file": [cloudpickle.dumps(file) for file in files]}
-    told = {row["number"][0]: cloudpickle.loads(row["told"][0]) for row in taker(batch)}
+    told = {
+        number: cloudpickle.loads(said)
+        for rows in taker(batch)
+        for number, said in zip(rows["number"], rows["told"], strict=True)
+    }
     taker._crew.close()
     assert sorted(told) == list(range(20))
     assert all(said[-1] == End() and len(said) == 2 for said in told.values())
