@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,9 @@ from pipeline.imaging.picture import picture
 from pipeline.imaging.prepare import came_prepared
 from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_ended
 from pipeline.model.overlay import reduced
-from services.inference.body import Pieces
+
+if TYPE_CHECKING:
+    from services.inference.body import Pieces
 
 MESSAGE = 128 * 1024
 """Longest JSON message; a contract has a few thousand bytes."""
@@ -57,7 +59,7 @@ class Decoded:
 class Decoding(Protocol):
     """Where files are decoded."""
 
-    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: "bytes | Pieces", contract: Contract, *, seen: bool) -> Decoded:
         """Return the file's prepared image, and its picture if ``seen``; ``ImageError`` if it is none."""
 
     def close(self) -> None:
@@ -67,7 +69,7 @@ class Decoding(Protocol):
 class Here:
     """Decodes in the calling thread: for an application that runs without a supervisor."""
 
-    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: "bytes | Pieces", contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
         whole = data if isinstance(data, bytes) else b"".join(data)
         return decoded(whole, contract, seen=seen)
@@ -156,7 +158,7 @@ class Apart:
         for _ in range(count):
             self._idle.put(_Decoder(breeding))
 
-    def decode(self, data: bytes | Pieces, contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: "bytes | Pieces", contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
         decoder = self._idle.get()
         try:
@@ -185,7 +187,7 @@ class Apart:
         self._breeding.close()
 
     def _asked(
-        self, decoder: _Decoder, pieces: Pieces, contract: Contract, *, seen: bool
+        self, decoder: _Decoder, pieces: "Pieces", contract: Contract, *, seen: bool
     ) -> Decoded:
         order: dict[str, Any] = {"bytes": _write(decoder.memory, 0, *pieces), "seen": seen}
         # the very same object, mostly: its digest costs more than all the rest here

@@ -58,7 +58,11 @@ def test_a_ray_actor_tells_every_file_once(mixed, contract):
     files = open_source(str(mixed.folder), progress=silent).files
     taker = ray_engine._Taker(partial(take_file, contract=contract, key=KEY), WorkerLimits())
     batch = {"number": range(len(files)), "file": [cloudpickle.dumps(file) for file in files]}
-    told = {row["number"][0]: cloudpickle.loads(row["told"][0]) for row in taker(batch)}
+    told = {
+        number: cloudpickle.loads(said)
+        for rows in taker(batch)
+        for number, said in zip(rows["number"], rows["told"], strict=True)
+    }
     taker._crew.close()
     assert sorted(told) == list(range(len(files)))
     assert all(said[-1] == End() and len(said) == 2 for said in told.values())

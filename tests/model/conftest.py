@@ -32,6 +32,7 @@ def precise_package(tmp_path_factory):
     return write_precise(tmp_path_factory.mktemp("precise"))
 
 
+@pytest.fixture(scope="session")
 def fundus_contract():
     """For colour photographs of the retina, with a check of their quality."""
     return Contract(

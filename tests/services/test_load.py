@@ -199,10 +199,11 @@ def test_more_than_it_can_do_is_refused_with_a_time_to_come_back(faulty):
 def test_figures_have_every_stage(faulty):
     scored(faulty)
     with faulty.client() as client:
+        assert post(client, b"hang").json()["code"] == "TIMED_OUT"
         text = figures(client)
     for stage in ("receive", "decode", "prepare", "run", "answer"):
         assert f'hilum_stage_seconds_count{{stage="{stage}"}}' in text
-    assert float(re.search(r'decoders_lost_total\{code="TIMED_OUT"} (\S+)', text)[1]) >= 2
+    assert float(re.search(r'decoders_lost_total\{code="TIMED_OUT"} (\S+)', text)[1]) >= 1
 
 
 def test_a_parent_that_is_killed_takes_its_workers_along(package, tmp_path):
@@ -272,7 +273,9 @@ def small(package, tmp_path):
 
 def test_under_more_load_than_it_can_do_every_answer_is_right_and_memory_stays(small):
     """Sixteen clients that never pause, where ten images are scored or may wait: what is more is refused."""
-    whole = scored(small).content
+    with concurrent.futures.ThreadPoolExecutor(4) as clients:
+        whole = next(iter(set(clients.map(lambda _: scored(small).content, range(40)))))
+    time.sleep(2.5)  # in an idle second each decoder imports what it will need
     end = time.monotonic() + SECONDS
     counts, memory = collections.Counter(), []
 
