@@ -37,7 +37,8 @@ demo: setup  ## the whole road on a drawn cohort: about two minutes after instal
 	$(BIN)/hilum demo --out hilum-demo
 
 test: check  ## everything CI runs: contracts, types, style, and the test suite
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not needs_podman" tests
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not needs_podman and not own_process" tests
+	$(BIN)/python -m pytest -m own_process tests/train/test_resume.py tests/tracking/test_runs.py
 
 test-kill: setup  ## SIGKILL at 20 random moments of an ingestion of 1,000 files
 	HILUM_KILLS=20 HILUM_KILL_FILES=1000 $(BIN)/python -m pytest -q -s tests/ingest/test_kill.py

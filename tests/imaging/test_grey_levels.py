@@ -104,7 +104,9 @@ def test_the_table_gives_what_direct_arithmetic_gives(values, slope, intercept, 
     for recipe in (HEADER, RANGE, Grey(window="fixed", centre=10, width=100)):
         table = grey_levels(stored, facts, recipe)
         direct = grey_levels(stored.astype(np.float64), facts, recipe)
-        assert table.tolist() == direct.tolist()
+        # a level's half may be rounded up in single and down in double precision
+        apart = np.abs(table.astype(int) - direct.astype(int))
+        assert apart.max() <= 1
 
 
 def test_the_medmnist_window_is_the_identity():

@@ -31,8 +31,8 @@ PLANTED: tuple[str, ...] = (
     "Quirina",
     "Überröther",
     "Käthe",
-    "山田",
-    "太郎",
+    # two signs are four bytes in some encodings: megabytes of compressed pictures hold them by chance
+    "山田^太郎",
     "やまだ",
     PATIENT_ID,
     "OTHER-ID-66420",

@@ -1,6 +1,7 @@
 """Drift as figures: nothing where nothing changed, a lot where much did, summed over workers."""
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -130,7 +131,12 @@ def test_two_workers_add_up(referred, tmp_path):
         for seed in range(20):
             with served.client() as client:  # anew each time: any worker may answer
                 body = drawn.encoded(drawn.fundus(seed, side=160))
-                assert client.post("/v1/scores", content=body).status_code == 200
+                answer = client.post("/v1/scores", content=body)
+                while answer.status_code == 503:  # the other worker is still loading
+                    assert answer.json()["code"] == "NOT_READY"
+                    time.sleep(0.1)
+                    answer = client.post("/v1/scores", content=body)
+                assert answer.status_code == 200
         with served.client() as client:
             text = client.get("/metrics").text
     count = float(re.search(r'drift_images\{version=""} (\S+)', text)[1])

@@ -266,6 +266,7 @@ def _wait_in_a_run(uri, run_ids):
             time.sleep(0.1)
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, "KILLED"), (signal.SIGINT, "KILLED"), (signal.SIGKILL, "RUNNING")],

@@ -200,6 +200,7 @@ def stopped(dataset, uri, plan=PLAN, number=signal.SIGTERM, said=None):
     return state.name
 
 
+@pytest.mark.own_process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_writes_a_checkpoint_first_and_says_how_to_go_on(memory_set, mlflow_uri, number):
     said = []
@@ -223,6 +224,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.own_process
 def test_a_stop_while_tuning_images_are_judged_does_not_wait(memory_set, here, monkeypatch):
     dataset = memory_set(n=100)  # 20 tuning images, judged in two batches
     pixels, asked = dataset.pixels, []
@@ -272,6 +274,7 @@ def test_after_the_last_epoch_there_is_nothing_left_to_learn(memory_set, here):
     assert heard == []
 
 
+@pytest.mark.own_process
 def test_without_a_checkpoint_it_begins_again(memory_set, mlflow_uri):
     run_id = stopped(memory_set(), mlflow_uri)
     for file in Path("states", run_id).glob("epoch-*"):
@@ -298,6 +301,7 @@ def test_two_checkpoints_stay_and_a_torn_one_is_passed_over(memory_set, here):
     assert said[0] == f"note: {last.name} is torn; the one before it is used"
 
 
+@pytest.mark.own_process
 def test_what_has_changed_is_refused_by_name_and_the_run_left_alone(memory_set, mlflow_uri):
     run_id = stopped(memory_set(), mlflow_uri)
     other = PLAN.model_copy(
@@ -333,6 +337,7 @@ def test_a_checkpoint_of_another_run_is_refused(memory_set, here):
         state.newest()
 
 
+@pytest.mark.own_process
 def test_a_run_that_is_being_trained_is_left_alone(memory_set, mlflow_uri):
     run_id = stopped(memory_set(), mlflow_uri)
     with (
