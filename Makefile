@@ -33,7 +33,7 @@ setup-pacs:  ## install what the tests of DICOMweb need (Orthanc, dcmtk): Debian
 	  { apt-get -q update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=600 install -y \
 	      --no-install-recommends orthanc orthanc-dicomweb dcmtk; }
 
-demo: setup  ## the whole road on a drawn cohort: about two minutes after installation
+demo: setup  ## the whole road on a drawn cohort: about four minutes after installation
 	$(BIN)/hilum demo --out hilum-demo
 
 test: check  ## everything CI runs: contracts, types, style, and the test suite
