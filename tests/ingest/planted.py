@@ -31,7 +31,8 @@ PLANTED: tuple[str, ...] = (
     "Quirina",
     "Überröther",
     "Käthe",
-    # two signs are four bytes in some encodings: megabytes of compressed pictures hold them by chance
+    "山田",
+    "太郎",
     "山田^太郎",
     "やまだ",
     PATIENT_ID,
@@ -295,7 +296,9 @@ def spellings(word: str) -> set[bytes]:
         found |= {raw, raw.hex().encode(), raw.hex().upper().encode()}
         for shift in range(3):  # base64 of a longer text: whichever place of three it starts at
             packed = base64.b64encode(bytes(shift) + raw)
-            found.add(packed[(shift * 8 + 5) // 6 :][: max(0, (len(raw) * 8 - 6) // 6)])
+            form = packed[(shift * 8 + 5) // 6 :][: max(0, (len(raw) * 8 - 6) // 6)]
+            # four letters of 64 stand in every third page of pictures by chance; the whole name is longer
+            found |= {form} if len(form) >= 6 else set()
     return {form for form in found if len(form) >= 4}
 
 
