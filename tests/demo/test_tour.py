@@ -71,7 +71,7 @@ def test_children_end_even_if_they_would_rather_not():
     started = time.monotonic()
     end(child, patience_s=0.3)
     assert child.poll() is not None
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_steps_are_counted_and_timed():

@@ -3,7 +3,6 @@
 import io
 import resource
 import struct
-import time
 import tracemalloc
 import zlib
 
@@ -18,10 +17,9 @@ from pipeline.imaging.read import read
 ANY = Contract(name="any", accept=Accept(frames="first"))
 
 
-def refused(data: bytes, contract: Contract = ANY, megabytes: float = 2, seconds: float = 1) -> str:
-    """Return the code of the refusal; fail if it costs more memory or time."""
+def refused(data: bytes, contract: Contract = ANY, megabytes: float = 2) -> str:
+    """Return the code of the refusal; fail if it costs more memory (its time: make test-fuzz)."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(ImageError) as caught:
@@ -29,7 +27,6 @@ def refused(data: bytes, contract: Contract = ANY, megabytes: float = 2, seconds
         assert tracemalloc.get_traced_memory()[1] < megabytes * 2**20
     finally:
         tracemalloc.stop()
-    assert time.process_time() - started < seconds
     # decoders allocate outside of Python, too
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown < megabytes + 32
@@ -94,18 +91,16 @@ META = bytes(128) + b"DICM" + element(2, 0x10, b"UI", b"1.2.840.10008.1.2.1\0")
 def test_elements_without_end():
     many = b"".join(element(0x0009, n & 0xFFFF, b"LO", b"") for n in range(0x10, 0xFFFF))
     more = b"".join(element(0x000B, n & 0xFFFF, b"LO", b"") for n in range(0x10, 0xFFFF))
-    assert refused(META + many + more, megabytes=120, seconds=5) == "TOO_LARGE"
+    assert refused(META + many + more, megabytes=120) == "TOO_LARGE"
 
 
 def test_items_without_end():
     data = (
         META + b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\0\0\0\0" * 1_100_000
     )
-    started = time.process_time()
     with pytest.raises(ImageError) as caught:
         read(data, ANY)
     assert caught.value.code == "TOO_LARGE"
-    assert time.process_time() - started < 5
 
 
 def test_sequences_without_bottom():

@@ -95,4 +95,4 @@ def test_a_crew_can_be_closed_in_the_middle():
     with Crew(work, 2, WorkerLimits(seconds=60)) as crew:
         stream = crew.stream(["ok 1", "hang 1", "hang 2"])
         next(stream)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 45

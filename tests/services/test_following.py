@@ -149,7 +149,7 @@ def test_a_corrupt_package_is_refused_and_the_old_one_goes_on(registry, followed
     with Clients(followed) as clients:
         log_with(followed, '"event": "model_refused"', seconds=PATIENCE_S)
         clients.wait_for(before)
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     # each time another worker may answer, and they hear the news one after the other
     while (told := model_of(followed)["following"])["refused_version"] != number:
         assert time.monotonic() < end
@@ -169,7 +169,7 @@ def test_a_registry_that_goes_away_is_told_and_changes_nothing(registry, followe
         while len(clients.answers) < count + 10:
             time.sleep(0.05)
     assert {answer.status_code for answer in clients.answers} == {200}
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while model_of(followed)["following"]["registry_up"]:
         assert time.monotonic() < end
         time.sleep(0.1)

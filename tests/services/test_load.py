@@ -161,7 +161,7 @@ def test_clients_that_send_drop_by_drop_hold_nobody_up(faulty):
         slow.append(one)
     # while all of them are held, others are served
     assert [scored(faulty).status_code for _ in range(10)] == [200] * 10
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     for one in slow:
         one.settimeout(max(0.1, end - time.monotonic()))
         with contextlib.suppress(ConnectionResetError):
@@ -218,7 +218,7 @@ def test_a_parent_that_is_killed_takes_its_workers_along(package, tmp_path):
         wait_until_ready(Served(url, "", process, tmp_path / "log"))
         workers = children_of(process.pid)
         process.kill()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while any(Path(f"/proc/{pid}/stat").exists() and _alive(pid) for pid in workers):
         assert time.monotonic() < end
         time.sleep(0.05)

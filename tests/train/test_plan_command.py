@@ -196,7 +196,7 @@ def test_other_processes_wait_for_the_first_ones_plan(tmp_path, monkeypatch):
     started = time.monotonic()
     with pytest.raises(UsageError, match="has not written the plan"):
         planning._wait_for(file)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_a_folder_that_cannot_be_written_to_still_trains_alone(dataset, monkeypatch):
