@@ -62,6 +62,12 @@ class Learning(Part):
         default="cumulative",
         description="an ordinal label: one logit per step of the scale, or one per class",
     )
+    small_epochs: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the epochs, the first ones, that see images at 0.7 of their side",
+    )
     accumulate: int = Field(
         default=1, ge=1, description="parts of a batch that go through the network one by one"
     )

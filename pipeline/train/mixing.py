@@ -1,15 +1,20 @@
-"""Between the loader and the network: images of a batch blended with one another, a batch in parts."""
+"""Between the loader and the network: images blended, made smaller in early epochs, a batch in parts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from data_schemas.plan import Learning
 from pipeline.train.batches import Batch
 
+SMALL_SIDE = 0.7
+"""Side of the images that early epochs see, of their own: half the pixels."""
+_MULTIPLE = 32
+"""Smaller images keep a side that every backbone's stride divides."""
 _STREAM = 0x3BA7C4
 """Sets these draws apart from others that follow from the same seed and epoch."""
 
@@ -37,11 +42,16 @@ class Mixing:
     a rectangle of the other one in (Yun et al. 2019); with both, one or the other for each batch.
     The share is drawn from Beta(a, a), once a batch: all processes draw the same one, and blend
     within their own part of the batch.
+
+    The first ``small_epochs`` of the epochs see every image at :data:`SMALL_SIDE` of its side: a
+    network learns the coarse first and the fine last, at half the cost meanwhile (progressive
+    resizing; Tan & Le 2021, EfficientNetV2, §4).
     """
 
     def __init__(self, learning: Learning, seed: int) -> None:
         self._mixup, self._cutmix = learning.mixup, learning.cutmix
         self._parts, self._seed = learning.accumulate, seed
+        self._small = small_epochs(learning.small_epochs, learning.epochs)
 
     def __call__(self, batch: Batch, epoch: int, step: int) -> Iterator[Part]:
         """Yield the parts of the batch that comes after ``step`` steps of ``epoch``."""
@@ -49,6 +59,8 @@ class Mixing:
         if self._mixup or self._cutmix:
             generator = np.random.default_rng([self._seed, epoch, step, _STREAM])
             whole = self._mixed(whole, generator)
+        if epoch <= self._small:
+            whole = replace(whole, images=smaller(whole.images))
         if self._parts == 1:
             yield whole
         else:
@@ -72,6 +84,25 @@ class Mixing:
         return Part(
             torch.lerp(own[partner], own, share), whole.targets, others, share, whole.weight
         )
+
+
+def small_epochs(share: float, epochs: int) -> int:
+    """Return how many epochs, from the first, see smaller images: never the last one."""
+    return min(round(share * epochs), epochs - 1)
+
+
+def smaller(images_bhwc: Tensor) -> Tensor:
+    """Return images [n, s, s, C] float32 at :data:`SMALL_SIDE` of their side, as a multiple of 32.
+
+    Images that this would not make smaller come back as they are.
+    """
+    side = images_bhwc.shape[1]
+    wanted = max(_MULTIPLE, round(SMALL_SIDE * side / _MULTIPLE) * _MULTIPLE)
+    if wanted >= side:
+        return images_bhwc
+    planes = images_bhwc.permute(0, 3, 1, 2).float()
+    reduced = functional.interpolate(planes, (wanted, wanted), mode="bilinear", antialias=True)
+    return reduced.permute(0, 2, 3, 1)
 
 
 def _window(

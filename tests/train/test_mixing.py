@@ -14,7 +14,7 @@ from pipeline.train import labels, learning
 from pipeline.train import state as states
 from pipeline.train.batches import Batch
 from pipeline.train.loop import Training, fit
-from pipeline.train.mixing import Mixing
+from pipeline.train.mixing import Mixing, small_epochs, smaller
 from pipeline.train.task import prepare
 from pipeline.train.world import World, open_world
 
@@ -38,6 +38,26 @@ def test_without_mixing_a_batch_is_itself():
     part = only(Mixing(Learning(), 0)(batch, 1, 0))
     assert part.images is batch.images
     assert (part.share, part.weight) == (1.0, 1.5)
+
+
+def test_early_epochs_see_the_same_images_with_half_the_pixels():
+    ramp = torch.arange(160, dtype=torch.float32)[None, :, None, None].expand(2, 160, 160, 3)
+    batch = Batch(ramp.to(torch.uint8), torch.zeros(2, 1, dtype=torch.int64))
+    mixing = Mixing(Learning(epochs=5, small_epochs=0.6), 0)
+    early, late = only(mixing(batch, 3, 0)), only(mixing(batch, 4, 0))
+    assert late.images is batch.images
+    assert early.images.shape == (2, 128, 128, 3)  # 112 is no multiple of 32
+    assert early.targets is batch.targets
+    # what a pixel of the smaller image covers, it is the mean of
+    expected = (torch.arange(128) + 0.5) * 160 / 128 - 0.5
+    torch.testing.assert_close(early.images[0, 2:-2, 5, 1], expected[2:-2], atol=0.1, rtol=0)
+
+
+def test_the_last_epoch_sees_whole_images_and_tiny_ones_stay_as_they_are():
+    assert [small_epochs(share, 13) for share in (0.0, 0.6, 0.99)] == [0, 8, 12]
+    assert small_epochs(0.6, 1) == 0
+    tiny = torch.zeros(1, 28, 28, 3, dtype=torch.uint8)
+    assert smaller(tiny) is tiny
 
 
 def test_mixup_blends_images_and_says_of_whom():

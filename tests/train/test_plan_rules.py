@@ -279,7 +279,7 @@ def test_a_batch_that_does_not_fit_goes_in_parts():
 def test_more_networks_only_where_time_allows_and_images_are_few():
     quick = estimate(image_s=0.01)
     plan, why = planned(timed=quick)
-    assert plan.network.members == 3
+    assert plan.network.members == 2
     assert why["network.members"].kind == "trial"
     slow, _ = planned(timed=estimate(image_s=0.2))
     assert slow.network.members == 1

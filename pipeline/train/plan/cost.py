@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from data_schemas.plan import Plan
+from pipeline.train.mixing import SMALL_SIDE, small_epochs
 
 GIB = 2**30
 KEEP_FREE = 0.1
@@ -64,6 +65,7 @@ class Estimate:
     members: int
     around_s: float  # of what comes before and after the epochs
     folds: int = 0
+    small_share: float = 0.0  # of the epochs: with smaller images
 
     def memory_bytes(self, batch: int, accumulate: int = 1) -> float:
         """Return the peak of memory with such batches."""
@@ -87,7 +89,8 @@ class Estimate:
 
     def member_s(self, epochs: int) -> float:
         """Return the seconds that one network takes for so many epochs."""
-        return epochs * self.epoch_s
+        small = small_epochs(self.small_share, epochs)
+        return (epochs - small + small * SMALL_SIDE**2) * self.epoch_s
 
     @property
     def total_s(self) -> float:
@@ -109,6 +112,7 @@ class Estimate:
             epochs=plan.learning.epochs,
             members=plan.network.members,
             folds=plan.folds,
+            small_share=plan.learning.small_epochs,
         )
 
 

@@ -147,6 +147,7 @@ def estimate(plan: Plan, shape: Shape, device: torch.device, seconds: float = 8.
         epochs=learning.epochs,
         members=plan.network.members,
         around_s=AROUND_S,
+        small_share=learning.small_epochs,
     )
 
 

@@ -58,6 +58,7 @@ IS_GRADED = When("the label is graded", lambda f: bool(f.main and f.main.kind ==
 SIDED = When("a label says left or right", lambda f: bool(f.side_label))
 
 SMALL = When("stored at 64 px or less", lambda f: f.size <= 64)
+LARGE = When("256 px or more", lambda f: f.input_size >= 256)
 BELOW_160 = When("stored at less than 160 px", lambda f: f.size < 160)
 COLOUR = When("colour (channels differ by 2 or more)", lambda f: f.of.intensity.colour >= 2)
 DISC = When(
@@ -110,7 +111,7 @@ TIME_FOR_MORE = When(
 
 # ---------------------------------------------------------------- formulas
 
-MOST_MEMBERS = 3
+MOST_MEMBERS = 2
 MOST_SMALL_MEMBERS = 5
 
 
@@ -239,8 +240,8 @@ RULES: tuple[Rule, ...] = (
     Rule("network.views", "rule", ALWAYS, "mirror", "the mean of an image and its mirror image is steadier"),
     Rule("network.members", "trial", TINY_NETWORK & TIME_FOR_MORE, Computed("as many as the time allows, at most 5", affordable_members),
          "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed; small networks differ from seed to seed"),
-    Rule("network.members", "trial", FEW & TIME_FOR_MORE, Computed("as many as the time allows, at most 3", affordable_members),
-         "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed; few images make networks differ"),
+    Rule("network.members", "trial", FEW & TIME_FOR_MORE, Computed("as many as the time allows, at most 2", affordable_members),
+         "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed; few images make networks differ; each one more is one more to wait for in every answer"),
     Rule("network.members", "trial", FEW & When("timed", lambda f: f.estimate is not None), 1,
          "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed"),
     Rule("network.members", "rule", FEW, 1, "no steps were timed"),
@@ -285,6 +286,9 @@ RULES: tuple[Rule, ...] = (
     Rule("learning.cutmix", "fixed", ALWAYS, 0.0, _NONE_BETTER),
     Rule("learning.grades", "rule", IS_GRADED, "cumulative", "`{f.main_name}` is graded: " + _ORDERED),
     Rule("learning.grades", "fixed", ALWAYS, "cumulative", "no graded label is learned: has no effect"),
+    Rule("learning.small_epochs", "rule", IMAGENET & LARGE, 0.6,
+         "at {f.input_size} px: coarse shapes first, at half the cost; the last epochs see all of it"),
+    Rule("learning.small_epochs", "rule", ALWAYS, 0.0, "all epochs see the images at {f.input_size} px"),
     Rule("learning.accumulate", "trial", TOO_LARGE, Computed("parts that fit", parts),
          "a whole batch needs {f.needed_gb:.1f} GB, available are {f.available_gb:.1f}"),
     Rule("learning.accumulate", "rule", ALWAYS, 1, "a whole batch fits into the memory"),
