@@ -21,6 +21,21 @@ class Outputs:
     evidence: NDArray[np.float32]  # [N, K, h, w]; mean over h and w, plus bias, is the logit
     embedding: NDArray[np.float32]  # [N, D]
 
+    def rows(self, start: int, stop: int) -> "Outputs":
+        """Return what it says about some of the images."""
+        return Outputs(
+            self.logits[start:stop], self.evidence[start:stop], self.embedding[start:stop]
+        )
+
+
+def joined(parts: "Sequence[Outputs]") -> Outputs:
+    """Return what was said about several lots of images as one."""
+    return Outputs(
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.evidence for part in parts]),
+        np.concatenate([part.embedding for part in parts]),
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:

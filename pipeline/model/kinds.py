@@ -33,11 +33,32 @@ KINDS = (
 """Every kind that a graph can be opened in."""
 
 
-def identity_of(kind: Kind, version: str) -> str:
-    """Return how scores and receipts name a kind, as in ``onnxruntime 1.32.0 fp32``."""
-    if kind.runtime == "cuda":
-        return f"onnxruntime {version} {kind.precision} cuda"
-    return f"{kind.runtime} {version} {kind.precision}"
+GPU_BATCH = 8
+"""Images of one run on a GPU, if nobody says: enough to fill it, few enough to wait for."""
+
+
+def batch_for(kind: Kind) -> int:
+    """Return how many images one run takes: on a CPU one, since a core gains nothing from more."""
+    return GPU_BATCH if kind.runtime == "cuda" else 1
+
+
+def identity_of(kind: Kind, version: str, batch: int = 1) -> str:
+    """Return how scores and receipts name a kind, as in ``onnxruntime 1.32.0 fp32``.
+
+    A batch is part of it, ``onnxruntime 1.32.0 fp32 cuda batch 8``: the same image may come out
+    otherwise in the last bit from a run of another shape.
+    """
+    runtime = "onnxruntime" if kind.runtime == "cuda" else kind.runtime
+    words = [runtime, version, kind.precision]
+    words += ["cuda"] if kind.runtime == "cuda" else []
+    words += ["batch", str(batch)] if batch > 1 else []
+    return " ".join(words)
+
+
+def batch_of(identity: str) -> int:
+    """Return how many images one run took of the runtime that a score was made by."""
+    _, _, batch = identity.partition(" batch ")
+    return int(batch) if batch.isdecimal() else 1
 
 
 def kind_of(identity: str) -> Kind:
@@ -48,7 +69,7 @@ def kind_of(identity: str) -> Kind:
     UsageError
         If no runtime of ours is named so.
     """
-    match identity.split():
+    match identity.partition(" batch ")[0].split():
         case ["onnxruntime", _, "fp32", "cuda"]:
             return Kind("cuda", "fp32")
         case [runtime, _, precision]:

@@ -59,11 +59,16 @@ class CheckError(PackageError):
 
 
 def open_runtime(
-    package: Package, wish: Wish = PLAIN, *, threads: int = 1, streams: int = 1
+    package: Package,
+    wish: Wish = PLAIN,
+    *,
+    threads: int = 1,
+    streams: int = 1,
+    batch: int | None = 1,
 ) -> Opened:
     """Open a package by the rule and run its verification set, which also warms it.
 
-    ``threads`` and ``streams`` are those of :class:`Runtime`.
+    ``threads``, ``streams`` and ``batch`` are those of :class:`Runtime`.
 
     Raises
     ------
@@ -83,7 +88,8 @@ def open_runtime(
             continue
         if not reason:
             try:
-                return _checked(package, kind, threads, streams, notes)
+                runtime = Runtime(package, threads, kind=kind, streams=streams, batch=batch)
+                return _checked(package, runtime, notes)
             except HilumError as error:
                 if kind == kinds[-1] and wish.precision in ("auto", "fp32", "fast"):
                     raise
@@ -148,8 +154,8 @@ def _kinds(wish: Wish) -> list[Kind]:
     return found
 
 
-def _checked(package: Package, kind: Kind, threads: int, streams: int, notes: list[str]) -> Opened:
-    runtime = Runtime(package, threads, kind=kind, streams=streams)
+def _checked(package: Package, runtime: Runtime, notes: list[str]) -> Opened:
+    kind = runtime.kind
     found = agreement.on_verification(package, runtime)
     if kind.precision == "fp32" and not found.logit <= agreement.LOGIT:
         raise CheckError(

@@ -1,12 +1,32 @@
 """A package's graph in a runtime: uint8 images in; logits, evidence and embeddings out."""
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 from data_schemas.errors import HilumError, PackageError, UsageError
-from pipeline.model.graph import Graph, Outputs, Setup
-from pipeline.model.kinds import BASE, Kind, identity_of, missing
+from pipeline.model.graph import Graph, Outputs, Setup, joined
+from pipeline.model.kinds import BASE, Kind, batch_for, identity_of, missing
 from pipeline.model.package import GRAPH, INT8_GRAPH, Package, verification
+
+
+class Scorer(Protocol):
+    """What scoring needs of a runtime."""
+
+    @property
+    def identity(self) -> str:
+        """How scores and receipts name it."""
+        ...
+
+    @property
+    def bias(self) -> NDArray[np.float32]:
+        """Of each logit, [K]: a logit is the mean of its evidence plus this."""
+        ...
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run uint8 [N, size, size, channels]."""
+        ...
 
 
 class Runtime:
@@ -24,6 +44,10 @@ class Runtime:
         :func:`pipeline.model.opening.open_runtime` does.
     streams
         Runs at once; more callers wait. ONNX Runtime runs on its callers' threads, however many.
+    batch
+        Images of one run; ``None``: by rule, one on a CPU and several on a GPU. Every run has that
+        shape, filled up with black images where there are fewer: what an image is answered
+        depends neither on its neighbours nor on their number.
 
     Raises
     ------
@@ -35,11 +59,22 @@ class Runtime:
     """
 
     def __init__(
-        self, package: Package, threads: int = 1, *, kind: Kind = BASE, streams: int = 1
+        self,
+        package: Package,
+        threads: int = 1,
+        *,
+        kind: Kind = BASE,
+        streams: int = 1,
+        batch: int | None = 1,
     ) -> None:
         absent = missing(kind)
         if absent:
             raise UsageError(absent, mend="install it, or score with ONNX Runtime on the CPU")
+        self.batch = batch_for(kind) if batch is None else batch
+        if self.batch > 1 and kind.runtime == "openvino":
+            raise UsageError(
+                "OpenVINO is opened for one image a run", mend="a batch of 1, or another runtime"
+            )
         name = INT8_GRAPH if kind.precision == "int8" else GRAPH
         where = package.folder / name
         if name not in package.digests:
@@ -63,7 +98,7 @@ class Runtime:
             )
         self.kind = kind
         self.bias = verification(package).bias
-        self.identity = identity_of(kind, self._graph.version)
+        self.identity = identity_of(kind, self._graph.version, self.batch)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Run the graph.
@@ -85,10 +120,20 @@ class Runtime:
                 f"images are {images.dtype} {list(images.shape)}, this model takes uint8 "
                 f"[N, {', '.join(map(str, self._shape))}]"
             )
-        outputs = self._graph.run(images)
+        outputs = self._graph.run(images) if self.batch == 1 else self._filled(images)
         if not np.isfinite(outputs.logits).all():
             raise PackageError("the model answered a logit that is not a finite number")
         return outputs
+
+    def _filled(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run images in batches of one shape."""
+        parts = []
+        for start in range(0, len(images), self.batch):
+            some = images[start : start + self.batch]
+            whole = np.zeros((self.batch, *self._shape), np.uint8)
+            whole[: len(some)] = some
+            parts.append(self._graph.run(whole).rows(0, len(some)))
+        return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def _opened(graph: bytes, setup: Setup, kind: Kind) -> Graph:

@@ -24,7 +24,7 @@ from pipeline.model.decision import (
 from pipeline.model.graph import Outputs
 from pipeline.model.overlay import overlay_png
 from pipeline.model.package import Package
-from pipeline.model.runtime import Runtime
+from pipeline.model.runtime import Scorer
 from pipeline.model.wanted import ALL_EVIDENCE, SCORE_ALONE, Wanted
 
 FULL_COLOUR = 1.0
@@ -33,7 +33,7 @@ FULL_COLOUR = 1.0
 
 def score_bytes(
     package: Package,
-    runtime: Runtime,
+    runtime: Scorer,
     data: bytes,
     *,
     evidence: bool = False,
@@ -72,7 +72,7 @@ def score_bytes(
 
 def score_instance(
     package: Package,
-    runtime: Runtime,
+    runtime: Scorer,
     instance: Instance,
     *,
     evidence: bool = False,
@@ -87,7 +87,7 @@ def score_instance(
 
 def score_prepared(
     package: Package,
-    runtime: Runtime,
+    runtime: Scorer,
     instance: Instance,
     prepared: Prepared,
     wanted: Wanted = SCORE_ALONE,
@@ -163,7 +163,7 @@ def explained_class(output: Output, logits: NDArray[np.floating[Any]]) -> tuple[
 
 def _score(
     package: Package,
-    runtime: Runtime,
+    runtime: Scorer,
     instance: Instance,
     prepared: Prepared,
     decision: Decision,
@@ -205,7 +205,7 @@ def _digest(prepared: Prepared) -> str:
 
 def _evidence_maps(
     card: Card,
-    runtime: Runtime,
+    runtime: Scorer,
     outputs: Outputs,
     seen: NDArray[np.uint8] | None,
     prepared: Prepared,

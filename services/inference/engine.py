@@ -22,7 +22,7 @@ from services.inference.receipts import open_receipts, with_receipt
 from services.inference.settings import ServiceSettings
 
 if TYPE_CHECKING:
-    from pipeline.model.runtime import Runtime
+    from pipeline.model.runtime import Scorer
     from services.inference.body import Pieces
     from services.inference.decoders import Breeding, Decoded, Decoding
     from services.inference.shadow import Shadow
@@ -38,7 +38,7 @@ class Loaded:
 
     package: Package
     version: str
-    runtime: "Runtime"
+    runtime: "Scorer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,9 @@ class Around:
 class Engine:
     """One model at a time, one runtime session, one pool of threads that call it.
 
-    The session uses one thread per call: several single-image streams beat one call on several
-    threads, whose waiting also starves the neighbours on a shared machine.
+    On a CPU the session uses one thread per call: several single-image streams beat one call on
+    several threads, whose waiting also starves the neighbours on a shared machine. On a GPU, or with
+    ``batch``, images of several threads run together.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Engine:
         self._decoding: Decoding | None = None
         self._shadow: Shadow | None = None
         self._ending = threading.Event()
+        self._together = False
 
     @property
     def package(self) -> Package:
@@ -199,7 +201,7 @@ class Engine:
         self.figures.took("decode", prepared_at - found.decode_seconds, found.decode_seconds)
         self.figures.took("prepare", prepared_at, found.prepare_seconds)
         self.figures.took("run", began, run_seconds)
-        if score.logits:
+        if score.logits and not self._together:
             self.figures.batch.observe(1)
         for reason in () if score.quality.sufficient else score.quality.reasons:
             self.figures.quality.labels(score.model.version, reason).inc()
@@ -222,15 +224,17 @@ class Engine:
             threads = self._settings.threads or max(
                 1, available_cores() // worker_count(self._settings)
             )
-            opened = open_runtime(package, wish_of(self._settings), streams=threads)
+            opened = self._opened(package, threads)
             # last: decoders that wait idly import what reads DICOM
             self._decoding = self._open_decoding(threads)
             self._shadow = self._open_shadow()
         except Exception as error:  # noqa: BLE001 - whatever it is, the service must say "failed"
             self._fail(error)
             return
-        self.pool = Pool(threads, self._settings.queue, self.figures)
-        self._take(Loaded(package, version, opened.runtime))
+        # while a batch runs, the next one gathers
+        at_once = max(threads, 2 * opened.runtime.batch) if opened.runtime.batch > 1 else threads
+        self.pool = Pool(at_once, self._settings.queue, self.figures)
+        self._take(Loaded(package, version, self._scorer(opened)))
         self.state, self.reason = "ready", ""
         self.figures.ready.set(1)
         self._tell_ready(opened, threads, time.perf_counter() - began)
@@ -242,6 +246,19 @@ class Engine:
         if self.news is None or self.news.version == self._first[1]:
             return self._first
         return open_package(Path(self.news.folder), trusted_keys=self._trusted), self.news.version
+
+    def _opened(self, package: Package, streams: int) -> Opened:
+        batch = self._settings.batch or None  # by rule
+        return open_runtime(package, wish_of(self._settings), streams=streams, batch=batch)
+
+    def _scorer(self, opened: Opened) -> "Scorer":
+        runtime = opened.runtime
+        self._together = runtime.batch > 1
+        if not self._together:
+            return runtime
+        from services.inference.batches import Together
+
+        return Together(runtime, self._settings.batch_ms / 1000, self.figures.batch.observe)
 
     def _open_decoding(self, threads: int) -> "Decoding":
         from services.inference.decoders import Apart, Here
@@ -298,13 +315,13 @@ class Engine:
         try:
             package = open_package(Path(news.folder), trusted_keys=self._trusted)
             # the verification set is also the warming: the first patient's image isn't the first run
-            opened = open_runtime(package, wish_of(self._settings), streams=pool.threads)
+            opened = self._opened(package, pool.threads)
         except Exception as error:  # noqa: BLE001 - the old model goes on, whatever it is
             self.figures.swaps.labels("refused").inc()
             self._journal.fault(error, reason="a new champion was refused", version=news.version)
             return False
         old = self.loaded
-        self._take(Loaded(package, news.version, opened.runtime))
+        self._take(Loaded(package, news.version, self._scorer(opened)))
         self.figures.swaps.labels("taken").inc()
         self._journal.write(
             "swapped",
@@ -341,7 +358,7 @@ class Engine:
             package=self.package.sha256,
             **_told(opened),
             threads=threads,
-            batch=1,
+            batch=opened.runtime.batch,
             seconds=round(seconds, 3),
         )
 

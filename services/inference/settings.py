@@ -31,6 +31,15 @@ class ServiceSettings(Part):
         description="auto is fp32; bf16, int8: refused unless the package's evidence allows it; "
         "fast: the fastest that it allows",
     )
+    batch: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="images in one run of the model; 0: one on a CPU, 8 on a GPU",
+    )
+    batch_ms: float = Field(
+        default=2.0, ge=0, le=1000, description="a run waits so long for its batch to fill, ms"
+    )
     queue: int = Field(
         default=32, ge=0, description="images that may wait for a thread; more are answered 503"
     )

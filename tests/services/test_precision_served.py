@@ -1,8 +1,10 @@
 """A precision that is asked for is served where the evidence allows it, named in every score, and refused at start elsewhere."""
 
 import json
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -39,6 +41,28 @@ def test_int8_is_named_in_the_score_and_replayed_bit_for_bit(precise, tmp_path, 
     assert ready["largest_probability_difference"] <= 0.01
     replay = ["replay", score["score_id"], "--input", str(photograph), "--log", str(receipts)]
     assert main([*replay, "--model", str(precise.folder)]) == 0
+    assert "the same, bit for bit" in capsys.readouterr().out
+
+
+def test_images_of_many_clients_run_together_and_are_replayed_bit_for_bit(
+    package, tmp_path, capsys
+):
+    receipts, photograph = tmp_path / "receipts", tmp_path / "photo.jpg"
+    photograph.write_bytes(JPEG)
+    words = ("--batch", "4", "--receipts", str(receipts), "--threads", "2")
+    with serving(package.folder, tmp_path / "log", *words, HILUM_BATCH_MS="20") as served:
+        wait_until_ready(served)
+        with served.client() as client, ThreadPoolExecutor(16) as clients:
+            scores = [done.json() for done in clients.map(lambda _: post(client, JPEG), range(32))]
+            figures = client.get("/metrics").text
+    assert {score["model"]["runtime"].endswith(" batch 4") for score in scores} == {True}
+    assert len({json.dumps(score["logits"]) for score in scores}) == 1
+    runs = float(re.search(r"hilum_batch_size_count (\S+)", figures)[1])
+    images = float(re.search(r"hilum_batch_size_sum (\S+)", figures)[1])
+    assert images == 32
+    assert runs < 32
+    replay = ["replay", scores[-1]["score_id"], "--input", str(photograph), "--log", str(receipts)]
+    assert main([*replay, "--model", str(package.folder)]) == 0
     assert "the same, bit for bit" in capsys.readouterr().out
 
 

@@ -87,7 +87,7 @@ def _again(model: str, data: bytes, kept: "Receipt") -> "Receipt":
     from data_schemas.files import sha256
     from data_schemas.receipt import receipt_of
     from pipeline.imaging.prepare import came_prepared
-    from pipeline.model.kinds import BASE, kind_of, missing
+    from pipeline.model.kinds import BASE, batch_of, kind_of, missing
     from pipeline.model.runtime import Runtime
     from pipeline.model.scoring import score_bytes, score_prepared
 
@@ -95,7 +95,8 @@ def _again(model: str, data: bytes, kept: "Receipt") -> "Receipt":
         # by the runtime and precision of the receipt; where this machine lacks them, the receipt
         # will say that it was another
         kind = kind_of(kept.runtime)
-        runtime = Runtime(package, kind=BASE if missing(kind) else kind)
+        batch = batch_of(kept.runtime)
+        runtime = Runtime(package, kind=BASE if missing(kind) else kind, batch=batch)
         try:
             if sha256(data) == kept.input_sha256 == kept.prepared_sha256:
                 # the client had prepared it: the bytes are the array itself

@@ -39,6 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", help="port; 0 takes any free one (default 8080)")
     parser.add_argument("--threads", help="images scored at once (default: the cores it may use)")
     models.configure_wish(parser)
+    parser.add_argument(
+        "--batch", help="images in one run of the model (default: 1 on a CPU, 8 on a GPU)"
+    )
     parser.add_argument("--queue", help="images that may wait for a thread (default 32)")
     parser.add_argument("--max-body-mb", help="largest request body, MiB (default 256)")
     parser.add_argument("--receipts", metavar="FOLDER", help="where the receipt log is kept")
@@ -66,8 +69,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
     flags = {
         name: getattr(options, name)
         for name in (
-            *("model", "host", "port", "threads", "runtime", "precision", "queue", "max_body_mb"),
-            *("receipts", "keys_file", "tls_cert", "tls_key", "insecure_open"),
+            *("model", "host", "port", "threads", "runtime", "precision", "batch"),
+            *(
+                "queue",
+                "max_body_mb",
+                "receipts",
+                "keys_file",
+                "tls_cert",
+                "tls_key",
+                "insecure_open",
+            ),
             *("workers", "follow_seconds", "shadow", "shadow_report"),
         )
     }
