@@ -7,10 +7,15 @@ from collections.abc import Callable
 
 
 def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median CPU milliseconds of each variant, after one unmeasured round."""
+    """Return the median CPU milliseconds of each variant, after one unmeasured round.
+
+    Each timed call comes after an untimed one of the same variant: else it pays for what the one
+    before it did to the caches, and for the memory that it gave back to the system.
+    """
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, work in variants.items():
+            work()
             started = time.process_time()
             work()
             if turn:
