@@ -1,10 +1,8 @@
-"""The engine of many machines: Ray Data hands the files out; each Ray actor has its own isolated decoder."""
+"""The engine of many machines: each Ray actor has its own isolated decoder, and is handed files by bunches."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
-
-from numpy.typing import NDArray
 
 from data_schemas.errors import UsageError
 from pipeline.imaging.workers import Crew, End, WorkerLimits
@@ -14,44 +12,41 @@ from pipeline.ingest.records import SourceFile
 Out = TypeVar("Out")
 
 _STORE_BYTES = 200 * 2**20
-_BLOCK_FILES = 256
-_LEAST_BLOCKS = 4
+_BUNCH_FILES = 256
+_LEAST_BUNCHES = 4
 """For each actor, so that none waits long for the last one."""
-_BATCH_FILES = 64
-_HELD_BYTES = 8 * 2**20
+_HELD_FILES, _HELD_BYTES = 64, 8 * 2**20
 """What an actor tells at once: Ray takes some milliseconds for each message, whatever it holds."""
 
 
 class _Taker(Generic[Out]):
-    """What a Ray actor carries out: the same worker process as on one machine, fed batch by batch."""
+    """What a Ray actor carries out: the same worker process as on one machine, fed bunch by bunch."""
 
     def __init__(
         self,
         task: Callable[[SourceFile], Iterable[Out]],
         limits: WorkerLimits,
-        preload: tuple[str, ...] = PRELOAD,
+        preload: tuple[str, ...],
     ) -> None:
         self._crew: Crew[SourceFile, Out] = Crew(task, 1, limits, preload)
 
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> Iterator[dict[str, list[Any]]]:
-        from ray import cloudpickle
-
-        files = [cloudpickle.loads(packed) for packed in batch["file"]]
-        numbers = {file.place: int(k) for file, k in zip(files, batch["number"], strict=True)}
+    def take(
+        self, numbers: range, files: list[SourceFile]
+    ) -> Iterator[list[tuple[int, list[Out | End]]]]:
+        """Yield (number, all that was said of the file), some files at a time."""
+        number_of = {file.place: number for number, file in zip(numbers, files, strict=True)}
         begun: dict[str, list[Out | End]] = {}
-        done: dict[str, list[Any]] = {"number": [], "told": []}
+        done: list[tuple[int, list[Out | End]]] = []
         held = 0
         for file, said in self._crew.stream(files):
             begun.setdefault(file.place, []).append(said)
+            held += getattr(getattr(said, "pixels", None), "nbytes", 0)
             if isinstance(said, End):
-                told = cloudpickle.dumps(begun.pop(file.place))
-                done["number"].append(numbers[file.place])
-                done["told"].append(told)
-                held += len(told)
-            if held > _HELD_BYTES:
+                done.append((number_of[file.place], begun.pop(file.place)))
+            if done and (held > _HELD_BYTES or len(done) == _HELD_FILES):
                 yield done
-                done, held = {"number": [], "told": []}, 0
-        if done["told"]:
+                done, held = [], 0
+        if done:
             yield done
 
 
@@ -64,6 +59,9 @@ def stream(
     preload: tuple[str, ...] = PRELOAD,
 ) -> Iterator[tuple[SourceFile, Out | End]]:
     """Yield the outcomes of all files as they come, from a Ray cluster.
+
+    Actors are called directly: Ray Data, which was used before, took as long for its blocks and
+    its schedule as a small file takes to be decoded.
 
     Parameters
     ----------
@@ -79,8 +77,6 @@ def stream(
     """
     try:
         import ray
-        import ray.data
-        from ray import cloudpickle
     except ImportError as error:
         raise UsageError(
             "the engine `ray` needs Ray", mend="pip install 'hilum[scale]', or use --engine local"
@@ -90,34 +86,53 @@ def stream(
         return
     _connect(ray, address)
     try:
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        rows = [{"number": k, "file": cloudpickle.dumps(file)} for k, file in enumerate(listed)]
         cores = int(ray.cluster_resources().get("CPU", 1))
-        count = min(workers or cores, cores)
-        blocks = min(len(rows), max(_LEAST_BLOCKS * count, len(rows) // _BLOCK_FILES))
-        answers = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-            _Taker,
-            fn_constructor_args=(task, limits, preload),
-            batch_size=_BATCH_FILES,
-            compute=ray.data.ActorPoolStrategy(min_size=count, max_size=count),
-            num_cpus=1,
-        )
+        count = min(workers or cores, cores, len(listed))
+        # an actor whose node is lost starts again elsewhere and takes its bunch once more
+        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Taker)
+        actors = [actor.remote(task, limits, preload) for _ in range(count)]
         heard = bytearray(len(listed))
-        for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for number, told in zip(table["number"].to_pylist(), table["told"], strict=True):
-                if heard[
-                    number
-                ]:  # told once more by the node that took over from one that was lost
-                    continue
-                heard[number] = 1
-                for said in cloudpickle.loads(told.as_buffer()):
-                    yield listed[number], said
+        for number, told in _told(ray, actors, listed):
+            if heard[number]:  # told once more by the actor that took over from one that was lost
+                continue
+            heard[number] = 1
+            for said in told:
+                yield listed[number], said
     finally:
         ray.shutdown()
 
 
+def _told(ray: Any, actors: list[Any], listed: list[SourceFile]) -> Iterator[tuple[int, list[Any]]]:
+    """Yield (number, what was said) of all files. Every actor has a bunch at work and one waiting."""
+    size = max(1, min(_BUNCH_FILES, len(listed) // (_LEAST_BUNCHES * len(actors))))
+    starts = iter(range(0, len(listed), size))
+
+    def hand_out(actor: Any) -> Any:
+        start = next(starts, None)
+        if start is None:
+            return None
+        bunch = listed[start : start + size]
+        take = actor.take.options(num_returns="streaming")
+        return take.remote(range(start, start + len(bunch)), bunch)
+
+    answers = {
+        answer: actor for actor in (*actors, *actors) if (answer := hand_out(actor)) is not None
+    }
+    while answers:
+        ready, _ = ray.wait(list(answers), num_returns=1, fetch_local=False)
+        (answer,) = ready
+        try:
+            reference = next(answer)
+        except StopIteration:
+            actor = answers.pop(answer)
+            following = hand_out(actor)
+            if following is not None:
+                answers[following] = actor
+            continue
+        yield from ray.get(reference)
+
+
 def _connect(ray: Any, address: str) -> None:
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:

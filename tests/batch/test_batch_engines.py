@@ -28,12 +28,7 @@ def test_a_ray_actor_scores_with_the_package_it_is_sent(binary_package, tmp_path
     elsewhere = Model("/nowhere", binary_package.sha256, runtime, "7", carried(binary_package))
     task = cloudpickle.loads(cloudpickle.dumps(partial(score_file, model=elsewhere)))
     taker = ray_engine._Taker(task, WorkerLimits(), PRELOAD)
-    batch = {"number": range(len(files)), "file": [cloudpickle.dumps(file) for file in files]}
-    told = {
-        number: cloudpickle.loads(said)
-        for rows in taker(batch)
-        for number, said in zip(rows["number"], rows["told"], strict=True)
-    }
+    told = dict(one for some in taker.take(range(len(files)), files) for one in some)
     taker._crew.close()
     assert sorted(told) == list(range(20))
     assert all(said[-1] == End() and len(said) == 2 for said in told.values())

@@ -20,6 +20,7 @@ from pipeline.imaging.read import read
 from pipeline.imaging.workers import End, WorkerLimits
 from pipeline.ingest import ray_engine
 from pipeline.ingest.ingest import ingest
+from pipeline.ingest.local_engine import PRELOAD
 from pipeline.ingest.sources.open import open_source
 from pipeline.ingest.store import open_dataset
 from pipeline.ingest.taking import Image, take_file
@@ -54,15 +55,11 @@ def test_files_that_kill_or_stop_a_decoder_are_refused(mixed, take_in, monkeypat
 
 
 def test_a_ray_actor_tells_every_file_once(mixed, contract):
-    cloudpickle = pytest.importorskip("ray.cloudpickle")
     files = open_source(str(mixed.folder), progress=silent).files
-    taker = ray_engine._Taker(partial(take_file, contract=contract, key=KEY), WorkerLimits())
-    batch = {"number": range(len(files)), "file": [cloudpickle.dumps(file) for file in files]}
-    told = {
-        number: cloudpickle.loads(said)
-        for rows in taker(batch)
-        for number, said in zip(rows["number"], rows["told"], strict=True)
-    }
+    taker = ray_engine._Taker(
+        partial(take_file, contract=contract, key=KEY), WorkerLimits(), PRELOAD
+    )
+    told = dict(one for some in taker.take(range(len(files)), files) for one in some)
     taker._crew.close()
     assert sorted(told) == list(range(len(files)))
     assert all(said[-1] == End() and len(said) == 2 for said in told.values())
