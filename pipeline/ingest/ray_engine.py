@@ -40,7 +40,7 @@ class _Taker(Generic[Out]):
         held = 0
         for file, said in self._crew.stream(files):
             begun.setdefault(file.place, []).append(said)
-            held += getattr(getattr(said, "pixels", None), "nbytes", 0)
+            held += len(getattr(said, "pixels", b""))
             if isinstance(said, End):
                 done.append((number_of[file.place], begun.pop(file.place)))
             if done and (held > _HELD_BYTES or len(done) == _HELD_FILES):
