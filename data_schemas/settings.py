@@ -7,12 +7,14 @@ once, each with the file and line it came from. Nothing below the door calls thi
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from data_schemas.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    import yaml  # below, where it is used: whoever has no file (a service) starts without it
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Key = tuple[str | int, ...]
@@ -45,6 +47,8 @@ def from_file(path: Path) -> Layer:
 
 def from_text(text: str, name: str) -> Layer:
     """Parse YAML text; ``name`` stands for the file in places. Raises as :func:`from_file`."""
+    import yaml
+
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -78,6 +82,8 @@ def from_assignments(assignments: list[str]) -> Layer:
     ConfigError
         For each word that is not ``key=value``, or whose value isn't YAML.
     """
+    import yaml
+
     tree: dict[str, Any] = {}
     places: dict[Key, str] = {}
     faults: list[Fault] = []
@@ -124,6 +130,8 @@ def resolve(schema: type[Schema], layers: list[Layer]) -> Schema:
 
 def to_yaml(document: BaseModel) -> str:
     """Return a resolved document as YAML text in the schema's order, ready to be read again."""
+    import yaml
+
     tree = document.model_dump(mode="json")
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
@@ -149,8 +157,10 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _note_places(
-    node: yaml.Node, key: Key, name: str, places: dict[Key, str], faults: list[Fault]
+    node: "yaml.Node", key: Key, name: str, places: dict[Key, str], faults: list[Fault]
 ) -> None:
+    import yaml
+
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key_node, value_node in node.value:

@@ -89,7 +89,7 @@ def open_runtime(
         if not reason:
             try:
                 runtime = Runtime(package, threads, kind=kind, streams=streams, batch=batch)
-                return _checked(package, runtime, notes)
+                return _checked(package, runtime, streams, notes)
             except HilumError as error:
                 if kind == kinds[-1] and wish.precision in ("auto", "fp32", "fast"):
                     raise
@@ -154,9 +154,9 @@ def _kinds(wish: Wish) -> list[Kind]:
     return found
 
 
-def _checked(package: Package, runtime: Runtime, notes: list[str]) -> Opened:
+def _checked(package: Package, runtime: Runtime, streams: int, notes: list[str]) -> Opened:
     kind = runtime.kind
-    found = agreement.on_verification(package, runtime)
+    found = agreement.on_verification(package, runtime, streams)
     if kind.precision == "fp32" and not found.logit <= agreement.LOGIT:
         raise CheckError(
             f"the verification images give logits {found.logit:.2g} away from the stored ones,"

@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,8 +120,9 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
             f"holds no {SUMS}: not a model package, or an incomplete one", where=folder
         ) from error
     digests = _parse_sums(sums, folder / SUMS)
-    for name in digests:
-        _check_file(folder, name, digests[name])
+    # the graph and the weights are as large as each other: hashed side by side
+    with ThreadPoolExecutor(2) as hashing:
+        list(hashing.map(lambda name: _check_file(folder, name, digests[name]), digests))
     card = _document(Card, folder, CARD, digests)
     contract = _document(Contract, folder, CONTRACT, digests)
     check_documents(card, contract, where=folder)

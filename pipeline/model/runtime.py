@@ -1,5 +1,8 @@
 """A package's graph in a runtime: uint8 images in; logits, evidence and embeddings out."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +11,7 @@ from numpy.typing import NDArray
 from data_schemas.errors import HilumError, PackageError, UsageError
 from pipeline.model.graph import Graph, Outputs, Setup, joined
 from pipeline.model.kinds import BASE, Kind, batch_for, identity_of, missing
+from pipeline.model.memory import give_back
 from pipeline.model.package import GRAPH, INT8_GRAPH, Package, verification
 
 
@@ -85,7 +89,7 @@ class Runtime:
         columns = sum(len(output.columns) for output in package.card.outputs)
         setup = Setup(self._shape, columns, where, threads, streams)
         try:
-            self._graph = _opened(package.read(name), setup, kind)
+            self._graph = _opened(partial(package.read, name), setup, kind)
         except HilumError:
             raise
         except Exception as error:  # the runtimes' own exceptions share no base class
@@ -96,6 +100,7 @@ class Runtime:
                 f"{self._graph.precision}",
                 where=where,
             )
+        give_back()
         self.kind = kind
         self.bias = verification(package).bias
         self.identity = identity_of(kind, self._graph.version, self.batch)
@@ -136,11 +141,14 @@ class Runtime:
         return parts[0] if len(parts) == 1 else joined(parts)
 
 
-def _opened(graph: bytes, setup: Setup, kind: Kind) -> Graph:
-    if kind.runtime == "openvino":
-        from pipeline.model.vino import OpenVinoGraph
+def _opened(read: Callable[[], bytes], setup: Setup, kind: Kind) -> Graph:
+    with ThreadPoolExecutor(1) as reading:
+        # while the file is read and hashed, the runtime is imported
+        graph = reading.submit(read)
+        if kind.runtime == "openvino":
+            from pipeline.model.vino import OpenVinoGraph
 
-        return OpenVinoGraph(graph, setup, kind.precision)
-    from pipeline.model.session import OnnxGraph
+            return OpenVinoGraph(graph.result(), setup, kind.precision)
+        from pipeline.model.session import OnnxGraph
 
-    return OnnxGraph(graph, setup, cuda=kind.runtime == "cuda")
+        return OnnxGraph(graph.result(), setup, cuda=kind.runtime == "cuda")

@@ -1,6 +1,7 @@
 """From a file's bytes to a Score: read, prepare, run, decide. The one way for batch and service."""
 
 import base64
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from data_schemas.score import EvidenceMap, ModelIdentity, ScopeAnswer, Score, S
 from pipeline.imaging.instance import Instance, Prepared
 from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.imaging.picture import picture
+from pipeline.imaging.prepare import came_prepared
 from pipeline.model.decision import (
     NOT_ASSESSABLE,
     Decision,
@@ -68,6 +70,28 @@ def score_bytes(
     return score_instance(
         package, runtime, read_any_kind(data, package.contract), evidence=evidence, version=version
     )
+
+
+def rehearse(package: Package, runtime: str) -> None:
+    """Make up an answer to an image that nobody sent, without a run: the next one is made quicker."""
+    card = package.card
+    pixels = np.zeros((card.size, card.size, card.channels), np.uint8)
+    columns = sum(len(output.columns) for output in card.outputs)
+    silent = _Silent(runtime, np.zeros(columns, np.float32))
+    plain = dataclasses.replace(package, reference=None)
+    score_prepared(plain, silent, *came_prepared(pixels)).model_dump_json()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Silent:
+    """A runtime that answers nothing but zeros."""
+
+    identity: str
+    bias: NDArray[np.float32]
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        logits = np.zeros((len(images), len(self.bias)), np.float32)
+        return Outputs(logits, logits[..., None, None], logits)
 
 
 def score_instance(

@@ -17,7 +17,7 @@ from services.inference.access import Gate
 from services.inference.body import Bodies
 from services.inference.desk import Desk
 from services.inference.door import Door
-from services.inference.engine import Around, Engine
+from services.inference.engine import Engine
 from services.inference.figures import Figures
 from services.inference.invocations import invocation_routes
 from services.inference.journal import Journal
@@ -35,7 +35,7 @@ def create_app(
     *,
     version: str = "",
     journal: Journal | None = None,
-    around: Around | None = None,
+    engine: Engine | None = None,
 ) -> FastAPI:
     """Return the service of one model package.
 
@@ -49,13 +49,15 @@ def create_app(
         The package's version in the registry, for scores and figures.
     journal
         Where the log goes; ``None``: stderr.
-    around
-        What a worker of several processes has around its engine.
+    engine
+        Of a worker: may be loading already; ``None``: one that decodes in its own threads.
     """
-    figures = Figures(settings.figures_folder)
     journal = journal or Journal()
     traces = open_traces(settings)
-    engine = Engine(package, settings, version, figures, journal, around or Around())
+    if engine is None:
+        figures = Figures(settings.figures_folder)
+        engine = Engine(package, settings, version, figures, journal)
+    figures = engine.figures
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -84,6 +84,7 @@ class Engine:
         self._shadow: Shadow | None = None
         self._ending = threading.Event()
         self._together = False
+        self._started = False
 
     @property
     def package(self) -> Package:
@@ -96,7 +97,13 @@ class Engine:
         return self._first[1] if self.loaded is None else self.loaded.version
 
     def start(self) -> None:
-        """Load and check the model in a thread; the state says when and how it ended."""
+        """Load and check the model in a thread; the state says when and how it ended.
+
+        Once: an engine that is loading already goes on.
+        """
+        if self._started:
+            return
+        self._started = True
         threading.Thread(target=self._load, name="load", daemon=True).start()
 
     async def stop(self) -> None:
@@ -219,12 +226,12 @@ class Engine:
         try:
             from pipeline.model.cores import available_cores
 
-            self._warm_decoders()
             package, version = self._latest()
             threads = self._settings.threads or max(
                 1, available_cores() // worker_count(self._settings)
             )
             opened = self._opened(package, threads)
+            self._warm_scoring()
             # last: decoders that wait idly import what reads DICOM
             self._decoding = self._open_decoding(threads)
             self._shadow = self._open_shadow()
@@ -280,8 +287,8 @@ class Engine:
         return open_shadow(self._settings, self.figures, self._journal)
 
     @staticmethod
-    def _warm_decoders() -> None:
-        # so that they are imported now and not while the first patient's image waits
+    def _warm_scoring() -> None:
+        # so that it is imported now and not while the first patient's image waits
         import pipeline.model.scoring  # noqa: F401
 
     def _hear(self) -> bool:

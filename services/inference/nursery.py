@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from data_schemas.errors import HilumError
 from pipeline.imaging.workers import WorkerLimits
-from services.inference.decoders import ready_for_dicom, serve_decoder
+from services.inference.decoders import ready_for_dicom, rehearse, serve_decoder
 
 _START, _END = b"S", b"E"
 _NUMBER = struct.Struct("q")
@@ -80,6 +80,8 @@ def _live(channel: socket.socket, limits: WorkerLimits) -> None:
     alive: set[int] = set()
     imported = False
     try:
+        # while the worker loads its model
+        rehearse()
         while True:
             if alive and not imported:
                 # those that replace others have it from here

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.model.package import Package
 from services.inference.checking import decode_limits, wish_of, worker_count
-from services.inference.engine import Around
-from services.inference.figures import forget_process
+from services.inference.engine import Around, Engine
+from services.inference.figures import Figures, forget_process
 from services.inference.following import Follower, News, write_news
 from services.inference.journal import Journal
 from services.inference.settings import ServiceSettings
@@ -42,7 +42,8 @@ def run_processes(serving: Serving) -> int:
     lives: dict[str, Life] = {f"worker {place}": work for place in range(count)}
     if follower is not None:
         lives["follower"] = follower.live
-    _import_once()
+    if count > 1:
+        _import_once()
     return Supervisor(
         lives,
         settings.drain_seconds,
@@ -53,15 +54,22 @@ def run_processes(serving: Serving) -> int:
 
 def _work(serving: Serving, lifeline: int, *, following: bool) -> None:
     """Serve. The whole life of a worker."""
-    from services.inference.app import create_app
     from services.inference.nursery import Nursery
-    from services.inference.server import serve
 
     settings = serving.settings
     # first of all: as long as there is one thread, forking is safe
     breeding = Nursery(decode_limits(settings)) if settings.isolate else None
     around = Around(serving.scratch if following else None, breeding)
-    app = create_app(serving.package, settings, version=serving.version, around=around)
+    figures = Figures(settings.figures_folder)
+    engine = Engine(serving.package, settings, serving.version, figures, Journal(), around)
+    engine.start()
+    # while the model is loaded and checked, mostly outside of Python's lock, HTTP is imported
+    from pipeline.model.scoring import rehearse
+    from services.inference.app import create_app
+    from services.inference.server import serve
+
+    app = create_app(serving.package, settings, version=serving.version, engine=engine)
+    rehearse(serving.package, "none yet")
     serve(app, serving.listening, settings, lifeline)
 
 
@@ -87,7 +95,10 @@ def _follower(serving: Serving, journal: Journal) -> Follower | None:
 
 
 def _import_once() -> None:
-    """Import what workers need, so that they share it. Nothing here starts a thread (a test counts)."""
+    """Import what several workers need, so that they share it.
+
+    A single one imports it itself, while its model loads. Nothing here starts a thread (a test counts).
+    """
     import uvicorn.protocols.http.httptools_impl  # noqa: F401
 
     import services.inference.app

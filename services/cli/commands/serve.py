@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         from services.inference.access import check_open
         from services.inference.checking import wish_of
         from services.inference.journal import Journal
-        from services.inference.server import address_of, is_open_to_others, listen
+        from services.inference.port import address_of, is_open_to_others, listen
         from services.inference.tls import scheme
 
         check_wish(package, wish_of(settings))
