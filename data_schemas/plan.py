@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from data_schemas.document import Document, Part
+from data_schemas.terms import Aggregate
 
 
 class NetworkPlan(Part):
@@ -166,6 +167,11 @@ class Plan(Document):
     calibration: Literal["none", "temperature", "bias"] = Field(
         default="bias",
         description="none; one temperature; a temperature and a shift per column where images suffice",
+    )
+    aggregate: Aggregate = Field(
+        default="highest",
+        description="how the images of one eye or side become one probability in the service: "
+        "the highest of them, or their mean",
     )
     folds: int = Field(
         default=0,

@@ -1,7 +1,9 @@
-"""What several rooms' tests share: property tests without deadlines, an MLflow store that is ready at once."""
+"""What several rooms' tests share: property tests without deadlines, an MLflow store that is ready at once,
+a disk that can be full."""
 
 import os
 import shutil
+import subprocess
 
 import pytest
 from hypothesis import settings
@@ -19,6 +21,21 @@ def migrated_store(tmp_path_factory):
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     open_client(f"sqlite:///{file}")
     return file
+
+
+@pytest.fixture
+def disk(tmp_path, request):
+    """A file system of its own, as large as the test's mark ``disk`` says (64k, 48m). Its folder."""
+    (size,) = request.node.get_closest_marker("disk").args
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

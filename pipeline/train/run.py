@@ -259,6 +259,7 @@ def _card(
         outputs=calibrated.outputs,
         primary=task.head.primary,
         operating_points=calibrated.points,
+        aggregate=task.plan.aggregate,
         onnx_max_logit_difference=0.0,
         weights_licence=licence,
         notes=task.notes + calibrated.notes,

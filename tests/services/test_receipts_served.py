@@ -3,8 +3,6 @@
 import concurrent.futures
 import contextlib
 import json
-import os
-import subprocess
 import threading
 import time
 
@@ -80,22 +78,9 @@ def test_no_answered_receipt_is_lost_or_doubled_by_a_kill(package, tmp_path):
     assert verify_log(folder).flaws == []
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, of 64 KB. Yields its folder."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def test_on_a_full_disk_nothing_is_answered_and_it_goes_on_by_itself(package, small_disk, tmp_path):
-    folder, ballast = small_disk / "receipts", small_disk / "ballast"
+@pytest.mark.disk("64k")
+def test_on_a_full_disk_nothing_is_answered_and_it_goes_on_by_itself(package, disk, tmp_path):
+    folder, ballast = disk / "receipts", disk / "ballast"
     with serving(package.folder, tmp_path / "log", HILUM_RECEIPTS=str(folder)) as running:
         wait_until_ready(running)
         with running.client() as client:

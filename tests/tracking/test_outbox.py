@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import subprocess
 
 import pytest
 
@@ -102,39 +100,26 @@ def test_only_metrics_share_a_request_and_only_so_many():
     assert len(together([metrics(1, AT_ONCE - 1), metrics(2, 1), metrics(3, 1)])) == 2
 
 
-@pytest.fixture
-def full_disk(tmp_path):
-    """A file system of its own, of 256 KB. Yields its folder."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    words = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def fill(file):
     with contextlib.suppress(OSError), file.open("wb", buffering=0) as stream:
         while stream.write(b"x" * 4096):
             pass
 
 
-def test_on_a_full_disk_letters_wait_in_memory_and_are_written_when_there_is_room(full_disk):
-    with opened(full_disk / "outbox", ABOUT) as letters:
+@pytest.mark.disk("256k")
+def test_on_a_full_disk_letters_wait_in_memory_and_are_written_when_there_is_room(disk):
+    with opened(disk / "outbox", ABOUT) as letters:
         letters.put("tags", {"rows": {"number": "0"}})
-        ballast = full_disk / "ballast"
+        ballast = disk / "ballast"
         fill(ballast)
         for number in range(1, 200):  # more than the rest of a page
             letters.put("tags", {"rows": {"number": str(number), "filler": "x" * 100}})
         assert letters.fault.strerror == "No space left on device"
         assert len(letters.waiting) == 200
-        whole = (full_disk / "outbox" / outbox.LETTERS).read_bytes()
+        whole = (disk / "outbox" / outbox.LETTERS).read_bytes()
         assert whole.endswith(b"\n")
         ballast.unlink()
         letters.put("tags", {"rows": {"number": "200"}})
         assert letters.fault is None
-    with opened(full_disk / "outbox", ABOUT) as again:
+    with opened(disk / "outbox", ABOUT) as again:
         assert [rows["number"] for rows in bodies(again)] == [str(n) for n in range(201)]

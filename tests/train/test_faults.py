@@ -132,20 +132,6 @@ def test_a_batch_that_is_not_finite_names_its_images(dataset, mlflow_uri, monkey
     assert str(ROOT) not in trace
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, of 48 MB. Yields its folder."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def fill(folder, leave=0):
     ballast = folder / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
@@ -156,13 +142,14 @@ def fill(folder, leave=0):
     return ballast
 
 
+@pytest.mark.disk("48m")
 def test_a_state_folder_without_room_does_not_stop_a_training(
-    dataset, mlflow_uri, small_disk, monkeypatch, capsys
+    dataset, mlflow_uri, disk, monkeypatch, capsys
 ):
     """Room for letters and figures, none for checkpoints, none for the package at the end."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
-    ballast = fill(small_disk, leave=1 << 20)
-    command = [*words(dataset), "--state", str(small_disk / "state")]
+    ballast = fill(disk, leave=1 << 20)
+    command = [*words(dataset), "--state", str(disk / "state")]
     assert main(command) == 1
     said = capsys.readouterr().err
     assert "no checkpoint at epoch 1" in said
@@ -176,21 +163,22 @@ def test_a_state_folder_without_room_does_not_stop_a_training(
     assert "TrainingError: no room is left on the disk" in trace
     ballast.unlink()
     go_on = ["train", str(dataset), "--resume", run.info.run_id]
-    assert main([*go_on, "--state", str(small_disk / "state")]) == 0
+    assert main([*go_on, "--state", str(disk / "state")]) == 0
     again = only_run(mlflow_uri)
     assert again.info.status == "FINISHED"
     assert epochs_of(mlflow_uri, run.info.run_id) == [1, 2, 3]
 
 
+@pytest.mark.disk("48m")
 def test_a_full_disk_under_the_store_stops_nothing_before_the_end(
-    dataset, migrated_store, small_disk, tmp_path, monkeypatch, capsys
+    dataset, migrated_store, disk, tmp_path, monkeypatch, capsys
 ):
     """The database and its artifacts on a full disk; what is logged waits beside the checkpoints."""
-    (small_disk / "mlflow.db").write_bytes(migrated_store.read_bytes())
-    uri = f"sqlite:///{small_disk}/mlflow.db"
+    (disk / "mlflow.db").write_bytes(migrated_store.read_bytes())
+    uri = f"sqlite:///{disk}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(tmp_path)
-    ballast = small_disk / "ballast"
+    ballast = disk / "ballast"
     from pipeline.train.tracker import Tracker
 
     real = Tracker.__call__
@@ -199,7 +187,7 @@ def test_a_full_disk_under_the_store_stops_nothing_before_the_end(
         real(self, epoch, step, metrics)
         if (epoch, step) == (2, 1) and not ballast.exists():
             self._run.flush()
-            fill(small_disk)
+            fill(disk)
 
     monkeypatch.setattr(Tracker, "__call__", filling)
     state = tmp_path / "state"

@@ -339,6 +339,7 @@ RULES: tuple[Rule, ...] = (
          "{f.calibration} calibration images, {f.per_column} per logit: a shift of each can be fitted"),
     Rule("calibration", "rule", ALWAYS, "temperature",
          "{f.calibration} calibration images, {f.per_column} per logit, carry one number only"),
+    Rule("aggregate", "fixed", ALWAYS, "highest", "one good view of an eye or side is enough to find something"),
     Rule("folds", "fixed", ALWAYS, 0, "the data set's own splits; cross-validation: hilum train --folds 5"),
     Rule("operating.name", "fixed", ALWAYS, "default", "the one that gives the verdict"),
     Rule("operating.rule", "rule", ENOUGH_POSITIVES, "sensitivity",
