@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from data_schemas.card import Card
 from data_schemas.terms import Precision
 from pipeline.model import decision
+from pipeline.model.cores import available_cores
 from pipeline.model.package import Package, verification
 from pipeline.model.runtime import Runtime
 
@@ -47,9 +48,9 @@ class Agreement:
     evidence: float = 0.0  # largest |mean of the evidence + bias - logit|
 
 
-def answers(runtime: Runtime, images: NDArray[np.uint8], at_once: int = 1) -> Answers:
-    """Ask a runtime about images, uint8 [N, S, S, C], one by one, from ``at_once`` threads."""
-    with ThreadPoolExecutor(at_once) as callers:
+def answers(runtime: Runtime, images: NDArray[np.uint8], at_once: int = 0) -> Answers:
+    """Ask a runtime about images, uint8 [N, S, S, C], one by one, from ``at_once`` threads; 0: all cores."""
+    with ThreadPoolExecutor(at_once or available_cores()) as callers:
         found = list(callers.map(lambda image: runtime.run(image[None]), images))
     logits = np.concatenate([one.logits for one in found])
     means = np.concatenate([one.evidence.mean((2, 3), dtype=np.float64) for one in found])

@@ -18,6 +18,7 @@ from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
 from pipeline.model import decision
 from pipeline.model.agreement import NEAR, Agreement, answers, compare
+from pipeline.model.cores import available_cores
 from pipeline.model.kinds import BASE, KINDS, missing
 from pipeline.model.package import INT8_GRAPH, Package
 from pipeline.model.runtime import Runtime
@@ -108,12 +109,11 @@ def further_rows(
         if kind == BASE or missing(kind) or not has_graph:
             continue
         try:
-            runtime = Runtime(package, kind=kind)
+            runtime = Runtime(package, kind=kind, streams=available_cores())
         except HilumError:  # a processor without that precision, a CUDA without a device
             continue
-        rows.append(
-            row_of(runtime, compare(package.card, wanted, answers(runtime, images)), split, against)
-        )
+        found = compare(package.card, wanted, answers(runtime, images))
+        rows.append(row_of(runtime, found, split, against))
     return tuple(rows)
 
 

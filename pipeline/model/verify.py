@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from data_schemas.errors import HilumError, PackageError
 from pipeline.model import agreement
 from pipeline.model.agreement import Agreement
+from pipeline.model.cores import available_cores
 from pipeline.model.kinds import BASE, KINDS, Kind, missing
 from pipeline.model.opening import evidence_against
 from pipeline.model.package import INT8_GRAPH, Package, verification
@@ -56,7 +57,7 @@ def verify(package: Package, images: NDArray[np.uint8] | None = None) -> tuple[V
         if missing(kind) or (kind.precision == "int8" and INT8_GRAPH not in package.digests):
             continue
         try:
-            runtime = Runtime(package, kind=kind)
+            runtime = Runtime(package, kind=kind, streams=available_cores())
         except PackageError:
             if kind == BASE:
                 raise

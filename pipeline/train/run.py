@@ -110,6 +110,7 @@ def train(
         task = replace(task, notes=(*task.notes, *learned.notes))
         network, fitted = learned.network, learned.fitted
         run.log_metrics(headlines(_finals(fitted), task.head), step=0)
+        say("trained; calibrating")
         calibrated = calibrate(network, task, world)
         run.log_metrics(headlines(calibrated.metrics, task.head), step=0)
         log_labels(run, task.head, calibrated.metrics, fitted.history)
@@ -119,6 +120,7 @@ def train(
         if place.images:
             log_mistakes(run, task, calibrated, tune_logits, fitted.best_epoch)
         card = _card(task, run.run_id, network, calibrated, learned.licence)
+        say("exporting, and comparing the package with the network from bytes to verdict")
         reference = reference_of(network, task, calibrated, world)
         with tempfile.TemporaryDirectory() as scratch:
             package = Path(scratch) / "package"

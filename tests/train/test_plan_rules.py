@@ -276,15 +276,15 @@ def test_a_batch_that_does_not_fit_goes_in_parts():
     assert tight.of(plan).fits
 
 
-def test_more_networks_only_where_time_allows_and_images_are_few():
-    quick = estimate(image_s=0.01)
-    plan, why = planned(timed=quick)
-    assert plan.network.members == 2
+def test_more_networks_only_where_time_allows_and_they_are_small():
+    quick = estimate(image_s=0.001)
+    plan, why = planned(timed=quick, size=28)
+    assert plan.network.members == 5
     assert why["network.members"].kind == "trial"
-    slow, _ = planned(timed=estimate(image_s=0.2))
-    assert slow.network.members == 1
-    many, _ = planned(timed=quick, labels=(label(counts=(9000, 9000)),))
-    assert many.network.members == 1
+    slow, _ = planned(timed=estimate(image_s=0.5), size=28)
+    assert slow.network.members < 5
+    large, _ = planned(timed=quick)
+    assert large.network.members == 1
 
 
 def test_minutes_shorten_a_plan_only_if_they_were_given():

@@ -68,7 +68,6 @@ DISC = When(
         or (f.of.intensity.colour >= 2 and f.of.intensity.black_border >= 0.1)
     ),
 )
-FEW = When("2,000 training images or fewer", lambda f: f.train <= 2000)
 MANY = When("20,000 training images or more", lambda f: f.train >= 20_000)
 GPU = When("a GPU of 16 GB or more", lambda f: f.gpu_gb >= 15)
 LITE0_HERE = When("ImageNet weights installed", lambda f: "efficientnet_lite0" in f.pretrained)
@@ -111,7 +110,6 @@ TIME_FOR_MORE = When(
 
 # ---------------------------------------------------------------- formulas
 
-MOST_MEMBERS = 2
 MOST_SMALL_MEMBERS = 5
 
 
@@ -140,12 +138,11 @@ def affordable_epochs(f: Facts) -> int:
 
 
 def affordable_members(f: Facts) -> int:
-    """Return the networks that fit into the time, at most :data:`MOST_MEMBERS` (small ones: 5)."""
+    """Return the small networks that fit into the time, at most :data:`MOST_SMALL_MEMBERS`."""
     assert f.estimate is not None  # noqa: S101 - its condition says so
     room = 60 * f.minutes - f.estimate.around_s
     one = max(f.estimate.member_s(f.estimate.epochs), 1e-9)
-    most = MOST_SMALL_MEMBERS if f.backbone == "convnet" else MOST_MEMBERS
-    return max(1, min(most, math.floor(room / one)))
+    return max(1, min(MOST_SMALL_MEMBERS, math.floor(room / one)))
 
 
 def usual_batch(f: Facts) -> int:
@@ -240,12 +237,8 @@ RULES: tuple[Rule, ...] = (
     Rule("network.views", "rule", ALWAYS, "mirror", "the mean of an image and its mirror image is steadier"),
     Rule("network.members", "trial", TINY_NETWORK & TIME_FOR_MORE, Computed("as many as the time allows, at most 5", affordable_members),
          "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed; small networks differ from seed to seed"),
-    Rule("network.members", "trial", FEW & TIME_FOR_MORE, Computed("as many as the time allows, at most 2", affordable_members),
-         "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed; few images make networks differ; each one more is one more to wait for in every answer"),
-    Rule("network.members", "trial", FEW & When("timed", lambda f: f.estimate is not None), 1,
-         "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed"),
-    Rule("network.members", "rule", FEW, 1, "no steps were timed"),
-    Rule("network.members", "rule", ALWAYS, 1, "{f.train:,} training images: another seed would hardly differ"),
+    Rule("network.members", "rule", ALWAYS, 1,
+         "every further network is one more to wait for in every answer"),
     # learning
     Rule("learning.epochs", "trial", TOO_LONG, Computed("as many as the time allows", affordable_epochs),
          "--minutes {f.minutes:g}: by rule it would be more"),
