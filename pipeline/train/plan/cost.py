@@ -63,7 +63,8 @@ class Estimate:
     accumulate: int
     epochs: int
     members: int
-    around_s: float  # of what comes before and after the epochs
+    around_s: float  # of what comes before and after the epochs, whatever the networks
+    after_s: float = 0.0  # of what each network is asked after its epochs
     folds: int = 0
     small_share: float = 0.0  # of the epochs: with smaller images
 
@@ -95,7 +96,7 @@ class Estimate:
     @property
     def total_s(self) -> float:
         """Seconds of the whole training, of all folds if there are some."""
-        one = self.members * self.member_s(self.epochs) + self.around_s
+        one = self.members * (self.member_s(self.epochs) + self.after_s) + self.around_s
         return max(1, self.folds) * one
 
     @property

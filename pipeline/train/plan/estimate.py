@@ -13,10 +13,13 @@ from torch.nn.utils import clip_grad_norm_
 
 from data_schemas.plan import Plan
 from pipeline.train import augment, networks
+from pipeline.train.calibrating import CHECKED_IMAGES
+from pipeline.train.ensemble import VIEWS
 from pipeline.train.loop import Training
 from pipeline.train.plan.cost import GIB, Estimate, Memory, Speed
 from pipeline.train.plan.machine import memory_for
 from pipeline.train.precision import suit
+from pipeline.train.referring import MOST as MOST_REFERENCE
 from pipeline.train.world import World
 
 PROCESS_BYTES = int(0.75 * GIB)
@@ -32,7 +35,13 @@ WORKING_MAPS = 4
 BATCHES_AHEAD = 4
 """Batches that lie ready, are being made, or are in the network."""
 AROUND_S = 15.0
-"""Seconds of a run before and after its epochs: libraries, calibration, pages, export."""
+"""Seconds of a run before and after its epochs: libraries, pages, export."""
+TUNE_LOOKS = 3
+"""How often the finished network is asked about the tuning split, in float32."""
+KINDS_CHECKED = 4
+"""Torch, and three runtimes and precisions, that answer the images of the export's check."""
+FP32_OVER_BF16 = 1.7
+"""A look in float32 against one in bf16, on processors that multiply bf16."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +156,17 @@ def estimate(plan: Plan, shape: Shape, device: torch.device, seconds: float = 8.
         epochs=learning.epochs,
         members=plan.network.members,
         around_s=AROUND_S,
+        after_s=_after_s(plan, shape, speed),
         small_share=learning.small_epochs,
     )
+
+
+def _after_s(plan: Plan, shape: Shape, speed: Speed) -> float:
+    """Return the seconds in which a finished network is asked: all its views, in float32."""
+    looks = min(MOST_REFERENCE, shape.train) + TUNE_LOOKS * shape.tune
+    looks += KINDS_CHECKED * min(CHECKED_IMAGES, shape.tune)
+    slower = FP32_OVER_BF16 if plan.learning.precision == "bf16" else 1.0
+    return looks * len(VIEWS[plan.network.views]) * slower * speed.forward_s
 
 
 def _network(plan: Plan, shape: Shape, device: torch.device) -> networks.EvidenceNetwork:

@@ -94,7 +94,8 @@ TOO_LONG = When(
     lambda f: bool(
         f.minutes_given
         and f.estimate
-        and f.estimate.member_s(usual_epochs(f)) + f.estimate.around_s > 60 * f.minutes
+        and f.estimate.member_s(usual_epochs(f)) + f.estimate.after_s + f.estimate.around_s
+        > 60 * f.minutes
     ),
 )
 TOO_LARGE = When(
@@ -133,7 +134,7 @@ def usual_epochs(f: Facts) -> int:
 def affordable_epochs(f: Facts) -> int:
     """Return the epochs that fit into the time."""
     assert f.estimate is not None  # noqa: S101 - its condition says so
-    room = 60 * f.minutes - f.estimate.around_s
+    room = 60 * f.minutes - f.estimate.around_s - f.estimate.after_s
     return max(1, math.floor(room / max(f.estimate.epoch_s, 1e-9)))
 
 
@@ -141,7 +142,7 @@ def affordable_members(f: Facts) -> int:
     """Return the small networks that fit into the time, at most :data:`MOST_SMALL_MEMBERS`."""
     assert f.estimate is not None  # noqa: S101 - its condition says so
     room = 60 * f.minutes - f.estimate.around_s
-    one = max(f.estimate.member_s(f.estimate.epochs), 1e-9)
+    one = max(f.estimate.member_s(f.estimate.epochs) + f.estimate.after_s, 1e-9)
     return max(1, min(MOST_SMALL_MEMBERS, math.floor(room / one)))
 
 
