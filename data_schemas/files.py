@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         part.chmod(0o644)
         part.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -52,9 +52,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def _sync_folder(folder: Path) -> None:
-    # a rename is durable only once the folder's own entry is on disk
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's own entries, durable: a new or renamed file is one only then."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_schemas.errors import UsageError
+from data_schemas.files import sync
 
 _LOCK = "lock"
 _OLD = "old"
@@ -98,23 +99,15 @@ def discard(part: Path) -> None:
 def publish(new: Path, out: Path, part: Path) -> None:
     """Flush ``new`` to disk, put it in the place of ``out`` in one step, and remove the hidden folder."""
     for path in [*new.rglob("*"), new]:
-        _sync(path)
+        sync(path)
     if not out.exists():
         new.rename(out)
     elif not _exchange(new, out):
         shutil.rmtree(part / _OLD, ignore_errors=True)
         out.rename(part / _OLD)
         new.rename(out)
-    _sync(out.parent)
+    sync(out.parent)
     discard(part)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _exchange(one: Path, other: Path) -> bool:

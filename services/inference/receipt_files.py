@@ -160,15 +160,6 @@ def follows(line: Line, last: Line) -> bool:
     return line.number == last.number + 1 and line.previous == last.digest
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a folder's own entries durable: a new file is one only then."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def anchors_in(text: str) -> dict[int, str]:
     """Return number -> digest of the anchors in a service's log, or of lines ``NUMBER:DIGEST``."""
     found: dict[int, str] = {}

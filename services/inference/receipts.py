@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import HilumError, UsageError
+from data_schemas.files import sync
 from data_schemas.receipt import FIRST, Key, Receipt, keys_of, line_of, receipt_of
 from data_schemas.score import Score
 from services.inference.journal import Journal
@@ -34,7 +35,6 @@ from services.inference.receipt_files import (
     locked,
     name_of,
     read_head,
-    sync_folder,
     unpack,
 )
 from services.inference.settings import ServiceSettings
@@ -203,7 +203,7 @@ class Receipts:
             os.fdatasync(files.log)
         name = name_of(tail.number + 1, today)
         self._open_log(files, name, os.O_CREAT)
-        sync_folder(self.folder)
+        sync(self.folder)
         new = Tail(name, 0, tail.number, tail.digest)
         os.pwrite(files.lock, new.pack(), 0)
         return new
@@ -228,7 +228,7 @@ class Receipts:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        sync_folder(self.folder)
+        sync(self.folder)
         os.ftruncate(files.log, tail.size)
         facts = {
             "schema_version": Receipt.VERSION,

@@ -21,6 +21,21 @@ class MedMnist:
     """Several binary questions about each image."""
 
 
+_ORGANS = (
+    "bladder",
+    "femur-left",
+    "femur-right",
+    "heart",
+    "kidney-left",
+    "kidney-right",
+    "liver",
+    "lung-left",
+    "lung-right",
+    "pancreas",
+    "spleen",
+)
+"""Of the three sets of slices: axial, coronal, sagittal."""
+
 SETS: dict[str, MedMnist] = {
     "pathmnist": MedMnist(
         "label",
@@ -185,19 +200,7 @@ SETS: dict[str, MedMnist] = {
     "organamnist": MedMnist(
         "label",
         "classes",
-        (
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        _ORGANS,
         (34561, 6491, 17778),
         (
             "68e3f8846a6bd62f0c9bf841c0d9eacc",
@@ -209,19 +212,7 @@ SETS: dict[str, MedMnist] = {
     "organcmnist": MedMnist(
         "label",
         "classes",
-        (
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        _ORGANS,
         (12975, 2392, 8216),
         (
             "b9ceb9546e10131b32923c5bbeaea2b1",
@@ -233,19 +224,7 @@ SETS: dict[str, MedMnist] = {
     "organsmnist": MedMnist(
         "label",
         "classes",
-        (
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        _ORGANS,
         (13932, 2452, 8827),
         (
             "9ab87b696fb54e2a387ebe992d6ed5f1",
