@@ -9,6 +9,7 @@ import pytest
 
 from data_schemas import settings
 from data_schemas.errors import HilumError, UsageError
+from data_schemas.files import write_text
 from data_schemas.plan import Plan
 from pipeline.tracking import store
 from pipeline.train.plan import make, room
@@ -188,7 +189,9 @@ def test_a_plan_for_other_images_is_told(dataset, mlflow_uri, monkeypatch, capsy
 
 def test_other_processes_wait_for_the_first_ones_plan(tmp_path, monkeypatch):
     file = tmp_path / "plan.yaml"
-    threading.Timer(0.3, lambda: file.write_text("seed: 3\n")).start()
+    threading.Timer(
+        0.3, lambda: write_text(file, "seed: 3\n")
+    ).start()  # whole, as `hilum plan` does
     planning._wait_for(file)
     assert file.read_text() == "seed: 3\n"
     file.unlink()
