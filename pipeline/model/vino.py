@@ -65,6 +65,9 @@ class OpenVinoGraph:
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(setup.streams):
             self._idle.put(self._compiled.create_infer_request())
+        # alone: what OpenVINO's binding sets up at its very first run deadlocks between two threads,
+        # one that waits for Python's lock with C++'s guard held, and one the other way round
+        self.run(np.zeros((1, *setup.shape), np.uint8))
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Run uint8 [N, S, S, C], one image after the other."""

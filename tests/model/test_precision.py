@@ -1,7 +1,10 @@
 """Runtimes answer alike, precisions are what they say, and the reduced ones are used only where evidence allows."""
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from pipeline.model.runtime import Runtime
 from tests.model import tiny_network as tiny
 from tests.model.precise import needs_openvino, opened
 
+ROOT = Path(__file__).parents[2]
 INT8 = Wish("onnxruntime", "int8")
 
 
@@ -42,6 +46,31 @@ def test_a_score_names_its_kind_so_that_it_is_found_again(kind):
 def test_a_runtime_that_nobody_knows_is_refused(identity):
     with pytest.raises(UsageError, match="no runtime"):
         kind_of(identity)
+
+
+@needs_openvino
+def test_the_first_runs_of_a_process_may_come_at_once(precise_package):
+    script = (
+        "import sys, threading\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from pipeline.model.kinds import Kind\n"
+        "from pipeline.model.package import open_package, verification\n"
+        "from pipeline.model.runtime import Runtime\n"
+        "package = open_package(Path(sys.argv[1]))\n"
+        "images = verification(package).images\n"
+        "runtime = Runtime(package, kind=Kind('openvino', 'fp32'), streams=4)\n"
+        "together = threading.Barrier(4)\n"
+        "def run():\n"
+        "    together.wait()\n"
+        "    runtime.run(images[:1])\n"
+        "threads = [threading.Thread(target=run) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+    )
+    words = [sys.executable, "-c", script, str(precise_package.folder)]
+    for _ in range(2):
+        subprocess.run(words, cwd=ROOT, timeout=120, check=True)
 
 
 @needs_openvino
