@@ -52,6 +52,7 @@ def test_a_runtime_that_nobody_knows_is_refused(identity):
 def test_the_first_runs_of_a_process_may_come_at_once(precise_package):
     script = (
         "import sys, threading\n"
+        "sys.setswitchinterval(1e-6)\n"
         "from pathlib import Path\n"
         "import numpy as np\n"
         "from pipeline.model.kinds import Kind\n"
