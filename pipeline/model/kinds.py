@@ -79,8 +79,10 @@ def kind_of(identity: str) -> Kind:
     raise UsageError(f"`{identity}` is no runtime that this version of hilum knows")
 
 
-def missing(kind: Kind) -> str:
-    """Return why this machine can't open a kind, in words; empty if it can."""
+def missing(kind: Kind, batch: int = 1) -> str:
+    """Return why this machine can't open a kind for ``batch`` images a run, in words; empty if it can."""
+    if kind.runtime == "openvino" and batch > 1:
+        return f"OpenVINO runs one image at a time, not {batch}"
     if kind.runtime == "openvino":
         absent = importlib.util.find_spec("openvino") is None
         return "OpenVINO is not installed (the extra `openvino`)" if absent else ""

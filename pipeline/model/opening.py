@@ -79,11 +79,11 @@ def open_runtime(
     UsageError
         If this machine lacks the runtime.
     """
-    check_wish(package, wish)
+    check_wish(package, wish, batch)
     notes: list[str] = []
     kinds = _kinds(wish)
     for kind in kinds:
-        reason = missing(kind) or evidence_against(package, kind)
+        reason = missing(kind, batch or 1) or evidence_against(package, kind)
         if reason and kind.runtime == "cuda" and wish.runtime == "auto":
             continue
         if not reason:
@@ -98,7 +98,7 @@ def open_runtime(
     raise _refused(wish, notes)
 
 
-def check_wish(package: Package, wish: Wish) -> None:
+def check_wish(package: Package, wish: Wish, batch: int | None = 1) -> None:
     """Refuse a wish that the package's files or this installation can't meet, before anything is loaded.
 
     Raises
@@ -110,7 +110,7 @@ def check_wish(package: Package, wish: Wish) -> None:
         return
     notes = []
     for kind in _kinds(wish):
-        reason = missing(kind) or evidence_against(package, kind)
+        reason = missing(kind, batch or 1) or evidence_against(package, kind)
         if not reason:
             return
         notes.append(f"{kind}: {reason}")

@@ -71,14 +71,10 @@ class Runtime:
         streams: int = 1,
         batch: int | None = 1,
     ) -> None:
-        absent = missing(kind)
+        self.batch = batch_for(kind) if batch is None else batch
+        absent = missing(kind, self.batch)
         if absent:
             raise UsageError(absent, mend="install it, or score with ONNX Runtime on the CPU")
-        self.batch = batch_for(kind) if batch is None else batch
-        if self.batch > 1 and kind.runtime == "openvino":
-            raise UsageError(
-                "OpenVINO is opened for one image a run", mend="a batch of 1, or another runtime"
-            )
         name = INT8_GRAPH if kind.precision == "int8" else GRAPH
         where = package.folder / name
         if name not in package.digests:

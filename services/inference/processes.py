@@ -69,7 +69,7 @@ def _work(serving: Serving, lifeline: int, *, following: bool) -> None:
     from services.inference.server import serve
 
     app = create_app(serving.package, settings, version=serving.version, engine=engine)
-    rehearse(serving.package, "none yet")
+    rehearse(serving.package)
     serve(app, serving.listening, settings, lifeline)
 
 

@@ -35,7 +35,7 @@ def test_the_rule_is_one_on_a_processor_and_several_on_a_gpu():
 
 
 def test_openvino_is_not_opened_for_several(binary_package):
-    with pytest.raises(UsageError, match="one image a run"):
+    with pytest.raises(UsageError, match="one image at a time, not 4"):
         Runtime(binary_package, kind=Kind("openvino", "fp32"), batch=4)
 
 

@@ -211,7 +211,9 @@ def test_fast_takes_the_first_that_is_allowed_and_says_why_not_another(precise_p
 
 
 def test_a_runtime_that_is_not_installed_is_refused_by_name(precise_package, monkeypatch):
-    monkeypatch.setattr(opening, "missing", lambda kind: "is not there" if kind != BASE else "")
+    monkeypatch.setattr(
+        opening, "missing", lambda kind, _batch=1: "is not there" if kind != BASE else ""
+    )
     with pytest.raises(CheckError, match="openvino fp32: is not there"):
         open_runtime(precise_package, Wish("openvino", "fp32"))
     assert open_runtime(precise_package, Wish("auto", "fp32")).runtime.kind == BASE

@@ -66,9 +66,16 @@ def test_images_of_many_clients_run_together_and_are_replayed_bit_for_bit(
     assert "the same, bit for bit" in capsys.readouterr().out
 
 
-def test_a_precision_without_evidence_is_refused_before_anything_listens(package):
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--precision", "int8"), "the package has no int8 graph"),
+        (("--runtime", "openvino", "--batch", "4"), "OpenVINO runs one image at a time, not 4"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_before_anything_listens(package, words, reason):
     done = subprocess.run(
-        [sys.executable, "-m", "services.cli.main", "serve", package.folder, "--precision", "int8"],
+        [sys.executable, "-m", "services.cli.main", "serve", package.folder, *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -76,8 +83,8 @@ def test_a_precision_without_evidence_is_refused_before_anything_listens(package
         check=False,
     )
     assert done.returncode == 1
-    assert "may not be scored in int8" in done.stderr
-    assert "the package has no int8 graph" in done.stderr
+    assert f"may not be scored in {words[1]}" in done.stderr
+    assert reason in done.stderr
     assert "serving" not in done.stdout
 
 

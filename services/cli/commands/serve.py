@@ -103,7 +103,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         from services.inference.port import address_of, is_open_to_others, listen
         from services.inference.tls import scheme
 
-        check_wish(package, wish_of(settings))
+        check_wish(package, wish_of(settings), settings.batch or None)
         listening = listen(settings.host, settings.port)
         name, url = package.card.name, scheme(address_of(listening), settings)
         check_open(settings, open_to_others=is_open_to_others(listening), journal=Journal())
