@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from data_schemas.errors import BusyError
 from services.inference.figures import Figures
+from services.inference.landing import Landed, Landing, MemoryFiles, landing_of
 from services.inference.problems import Refusal
 from services.inference.settings import ServiceSettings
 
@@ -26,18 +27,11 @@ JSON_WEIGHT = 3
 """A body of JSON is in memory three times for a moment: as it came, parsed, and its images decoded."""
 
 
-MOST_PIECES = 512
-"""A file that came in more pieces is put together; large ones come in pieces of 100 KB or so."""
-
-Pieces = tuple[bytes, ...]
-"""A file's bytes as they arrived: putting eight megabytes together costs milliseconds."""
-
-
 @dataclass(frozen=True, slots=True)
 class File:
     """One file of a request."""
 
-    data: bytes | Pieces
+    data: bytes | Landed
     name: str = ""
     """Of its part of the form; not the file's name, which is nobody's business."""
 
@@ -49,6 +43,7 @@ class Bodies:
         self._settings = settings
         self._figures = figures
         self._held = 0
+        self._memory = MemoryFiles()
 
     @asynccontextmanager
     async def files(self, request: Request, *, form: bool = False) -> AsyncIterator[list[File]]:
@@ -78,12 +73,15 @@ class Bodies:
                 "curl -F file=@FILE -F file=@FILE",
             )
         else:
-            pieces: list[bytes] = []
             async with self._held_while(request, self._settings.max_body_bytes) as receiving:
+                landing = landing_of(request.scope)
+                if landing is not None:
+                    yield [File(await self._land(landing))]
+                    return
+                pieces: list[bytes] = []
                 await self._receive(request, receiving, pieces.append)
                 _require_some(receiving)
-                few = 1 < len(pieces) <= MOST_PIECES
-                yield [File(tuple(pieces) if few else b"".join(pieces))]
+                yield [File(b"".join(pieces))]
 
     @asynccontextmanager
     async def whole(self, request: Request, weight: int = 1) -> AsyncIterator[bytes]:
@@ -117,23 +115,36 @@ class Bodies:
     async def _receive(
         self, request: Request, receiving: "_Receiving", write: Callable[[bytes], object]
     ) -> None:
+        async with self._patience(lambda: receiving.length):
+            more = True
+            while more:
+                chunk, more = await _chunk(request)
+                receiving.length += len(chunk)
+                if receiving.length > receiving.limit:
+                    raise _too_large("The body goes on", receiving.limit)
+                self._hold(receiving, receiving.length)
+                if chunk:
+                    write(chunk)
+
+    async def _land(self, landing: Landing) -> Landed:
+        landed = self._memory.take(landing.length)
+        async with self._patience(lambda: landing.arrived):
+            try:
+                await landing.fill(landed.view)
+            except ConnectionError:
+                raise _left() from None
+        return landed
+
+    @asynccontextmanager
+    async def _patience(self, arrived: Callable[[], int]) -> AsyncIterator[None]:
         seconds = self._settings.body_seconds
         try:
             async with asyncio.timeout(seconds):
-                more = True
-                while more:
-                    chunk, more = await _chunk(request)
-                    receiving.length += len(chunk)
-                    if receiving.length > receiving.limit:
-                        raise _too_large("The body goes on", receiving.limit)
-                    self._hold(receiving, receiving.length)
-                    if chunk:
-                        write(chunk)
+                yield
         except TimeoutError:
             raise Refusal(
                 "BODY_INCOMPLETE",
-                f"{receiving.length} bytes arrived in {seconds:g} s, then the service"
-                " stopped waiting.",
+                f"{arrived()} bytes arrived in {seconds:g} s, then the service stopped waiting.",
             ) from None
 
     def _hold(self, receiving: "_Receiving", size: int) -> None:
@@ -161,8 +172,12 @@ async def _chunk(request: Request) -> tuple[bytes, bool]:
     """Return the next bytes of a body, and whether more follow."""
     message = await request.receive()
     if message["type"] == "http.disconnect":
-        raise Refusal("BODY_INCOMPLETE", "The client left before the body was whole.")
+        raise _left()
     return message.get("body", b""), message.get("more_body", False)
+
+
+def _left() -> Refusal:
+    return Refusal("BODY_INCOMPLETE", "The client left before the body was whole.")
 
 
 def _require_some(receiving: _Receiving) -> None:

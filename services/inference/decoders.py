@@ -1,7 +1,7 @@
 """Decoder processes beside a worker: a file that kills or hangs a decoder is one refused image, no outage.
 
-A body goes to its decoder through a memory file that both hold, the prepared array comes back through
-the same one; a few facts travel as JSON, because a decoder that a file has taken over must not be able
+A body goes to its decoder through a memory file (a large one through that in which it landed), the
+prepared array comes back through one that both hold; a few facts travel as JSON, because a decoder that a file has taken over must not be able
 to hand the worker anything but values (a pickle would be code). Measured cost: docs/operations.md.
 """
 
@@ -32,7 +32,7 @@ from pipeline.imaging.workers import WorkerLimits, limit_cpu, limit_memory, why_
 from pipeline.model.overlay import reduced
 
 if TYPE_CHECKING:
-    from services.inference.body import Pieces
+    from services.inference.landing import Landed
 
 MESSAGE = 128 * 1024
 """Longest JSON message; a contract has a few thousand bytes."""
@@ -61,7 +61,7 @@ class Decoded:
 class Decoding(Protocol):
     """Where files are decoded."""
 
-    def decode(self, data: "bytes | Pieces", contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: "bytes | Landed", contract: Contract, *, seen: bool) -> Decoded:
         """Return the file's prepared image, and its picture if ``seen``; ``ImageError`` if it is none."""
 
     def close(self) -> None:
@@ -71,9 +71,9 @@ class Decoding(Protocol):
 class Here:
     """Decodes in the calling thread: for an application that runs without a supervisor."""
 
-    def decode(self, data: "bytes | Pieces", contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: "bytes | Landed", contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
-        whole = data if isinstance(data, bytes) else b"".join(data)
+        whole = data if isinstance(data, bytes) else bytes(data.view)
         return decoded(whole, contract, seen=seen)
 
     def close(self) -> None:
@@ -160,14 +160,13 @@ class Apart:
         for _ in range(count):
             self._idle.put(_Decoder(breeding))
 
-    def decode(self, data: "bytes | Pieces", contract: Contract, *, seen: bool) -> Decoded:
+    def decode(self, data: "bytes | Landed", contract: Contract, *, seen: bool) -> Decoded:
         """See :class:`Decoding`."""
         decoder = self._idle.get()
         try:
             if decoder is None:  # none could be started in the place of a lost one: try again
                 decoder = _Decoder(self._breeding)
-            pieces = (data,) if isinstance(data, bytes) else data
-            answer = self._asked(decoder, pieces, contract, seen=seen)
+            answer = self._asked(decoder, data, contract, seen=seen)
         except _LostError as lost:
             assert decoder is not None  # noqa: S101 - for the type checker
             code = self._breeding.end(decoder.pid)
@@ -189,15 +188,20 @@ class Apart:
         self._breeding.close()
 
     def _asked(
-        self, decoder: _Decoder, pieces: "Pieces", contract: Contract, *, seen: bool
+        self, decoder: _Decoder, data: "bytes | Landed", contract: Contract, *, seen: bool
     ) -> Decoded:
-        order: dict[str, Any] = {"bytes": _write(decoder.memory, 0, *pieces), "seen": seen}
+        order: dict[str, Any] = {"bytes": len(data), "seen": seen}
+        if isinstance(data, bytes):
+            files = []
+            _write(decoder.memory, 0, data)
+        else:  # it lies in a memory file already
+            files = [data.file]
         # the very same object, mostly: its digest costs more than all the rest here
         if contract is not decoder.contract:
             order["contract"] = contract.model_dump_json()
         try:
             decoder.channel.settimeout(self._limits.seconds)
-            decoder.channel.send(json.dumps(order).encode())
+            socket.send_fds(decoder.channel, [json.dumps(order).encode()], files)
             reply = decoder.channel.recv(MESSAGE)
         except TimeoutError:
             raise _LostError(late=True) from None
@@ -229,12 +233,18 @@ def serve_decoder(channel: socket.socket, memory: int, limits: WorkerLimits) -> 
     limit_memory(limits.memory_bytes)
     contract = Contract(name="none yet")
     ready_for_dicom(channel)
-    while order := channel.recv(MESSAGE):
+    while True:
+        order, files, _, _ = socket.recv_fds(channel, MESSAGE, 1)
+        if not order:
+            return
         asked = json.loads(order)
         limit_cpu(limits.seconds)
         if "contract" in asked:
             contract = Contract.model_validate_json(asked["contract"])
-        channel.send(json.dumps(_answered(asked, memory, contract)).encode())
+        body = files[0] if files else memory
+        channel.send(json.dumps(_answered(asked, body, memory, contract)).encode())
+        for file in files:
+            os.close(file)
 
 
 def rehearse() -> None:
@@ -250,9 +260,9 @@ def ready_for_dicom(channel: socket.socket) -> None:
         import pipeline.imaging.dicom_read  # noqa: F401
 
 
-def _answered(asked: dict[str, Any], memory: int, contract: Contract) -> dict[str, Any]:
+def _answered(asked: dict[str, Any], body: int, memory: int, contract: Contract) -> dict[str, Any]:
     try:
-        found = decoded(_read(memory, 0, asked["bytes"]), contract, seen=asked["seen"])
+        found = decoded(_read(body, 0, asked["bytes"]), contract, seen=asked["seen"])
     except ImageError as error:
         return {"code": error.code, "what": error.what, "where": error.where, "mend": error.mend}
     except MemoryError:
@@ -318,14 +328,11 @@ def _unpacked(reply: dict[str, Any], memory: int, contract: Contract) -> Decoded
     return Decoded(instance, prepared, seen, *reply["seconds"])
 
 
-def _write(memory: int, offset: int, *pieces: bytes | memoryview) -> int:
-    """Write one after the other, and return how many bytes that were."""
-    length = sum(map(len, pieces))
-    # one call takes all pieces of a body, and all their bytes
-    done = os.pwritev(memory, pieces, offset)
-    if done != length:
-        raise HilumError(f"the memory file took {done} of {length} bytes")
-    return length
+def _write(memory: int, offset: int, data: bytes | memoryview) -> None:
+    # one call takes all bytes, up to 2 GiB
+    done = os.pwrite(memory, data, offset)
+    if done != len(data):
+        raise HilumError(f"the memory file took {done} of {len(data)} bytes")
 
 
 def _read(memory: int, offset: int, length: int) -> bytes:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from data_schemas.errors import BusyError
 from data_schemas.score import Score
 from pipeline.model.wanted import SCORE_ALONE, Wanted
-from services.inference.body import Bodies, Pieces, too_many
+from services.inference.body import Bodies, too_many
 from services.inference.engine import Engine, Loaded
 from services.inference.journal import Journal
 from services.inference.patience import attended, deadline_of
@@ -23,6 +23,7 @@ from services.inference.trees import tree_of
 
 if TYPE_CHECKING:
     from services.inference.decoders import Decoded
+    from services.inference.landing import Landed
 
 Answer = TypeVar("Answer")
 
@@ -47,7 +48,7 @@ class Desk:
         return deadline_of(request, self.settings.answer_seconds)
 
     async def one(
-        self, request: Request, data: "bytes | Pieces", wanted: Wanted, deadline: float
+        self, request: Request, data: "bytes | Landed", wanted: Wanted, deadline: float
     ) -> Score:
         """Score the only image of a request.
 
@@ -56,7 +57,7 @@ class Desk:
         ImageError, BusyError, Refusal
             As :meth:`Engine.score`.
         """
-        request.state.facts["bytes"] = len(data) if isinstance(data, bytes) else sum(map(len, data))
+        request.state.facts["bytes"] = len(data)
         work = self.engine.score(data, wanted, deadline=deadline)
         score = await attended(request, work, deadline)
         request.state.facts.update(verdict=score.verdict, version=score.model.version)
@@ -65,7 +66,7 @@ class Desk:
     async def every(
         self,
         request: Request,
-        images: "Sequence[bytes | Pieces | Decoded]",
+        images: "Sequence[bytes | Landed | Decoded]",
         wanted: Wanted = SCORE_ALONE,
         *,
         deadline: float,
@@ -84,7 +85,7 @@ class Desk:
     async def each(
         self,
         request: Request,
-        images: "Sequence[bytes | Pieces | Decoded]",
+        images: "Sequence[bytes | Landed | Decoded]",
         wanted: Wanted = SCORE_ALONE,
         *,
         deadline: float,
@@ -159,7 +160,7 @@ class Desk:
 
     async def _scored(
         self,
-        image: "bytes | Pieces | Decoded",
+        image: "bytes | Landed | Decoded",
         wanted: Wanted,
         deadline: float,
         of: Loaded,

@@ -23,8 +23,8 @@ from services.inference.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from pipeline.model.runtime import Scorer
-    from services.inference.body import Pieces
     from services.inference.decoders import Breeding, Decoded, Decoding
+    from services.inference.landing import Landed
     from services.inference.shadow import Shadow
 
 State = Literal["starting", "ready", "failed", "stopping"]
@@ -122,7 +122,7 @@ class Engine:
 
     async def score(
         self,
-        image: "bytes | Pieces | Decoded",
+        image: "bytes | Landed | Decoded",
         wanted: Wanted = SCORE_ALONE,
         *,
         deadline: float = float("inf"),
@@ -165,7 +165,7 @@ class Engine:
 
     def _score(
         self,
-        image: "bytes | Pieces | Decoded",
+        image: "bytes | Landed | Decoded",
         wanted: Wanted,
         *,
         of: Loaded | None,
@@ -173,6 +173,7 @@ class Engine:
         left: threading.Event,
     ) -> Score:
         from pipeline.model.scoring import score_prepared
+        from services.inference.decoders import Decoded
 
         # taken once: from here to the answer everything is of this version
         loaded, decoding = of or self.loaded, self._decoding
@@ -180,9 +181,9 @@ class Engine:
         assert decoding is not None  # noqa: S101
         contract = loaded.package.contract
         found = (
-            decoding.decode(image, contract, seen=wanted.pictures)
-            if isinstance(image, (bytes, tuple))
-            else image
+            image
+            if isinstance(image, Decoded)
+            else decoding.decode(image, contract, seen=wanted.pictures)
         )
         if left.is_set() or time.monotonic() > deadline:
             raise too_late()

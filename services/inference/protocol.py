@@ -10,6 +10,8 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from services.inference.landing import offer
+
 _MOMENT_S = 0.5
 
 
@@ -39,6 +41,11 @@ class PatientProtocol(HttpToolsProtocol):
         """Forget the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application, with an offer to land its body."""
+        super().on_headers_complete()
+        offer(self)
 
     def _at_work(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete
