@@ -289,6 +289,18 @@ def test_training_and_installers_are_not_in_the_image(served):
     assert served.run("python", "-c", program).stdout.strip() == "[]"
 
 
+def test_traces_can_be_sent_from_it(served):
+    """With an address that nobody listens at: what sends is there, and sends nowhere else."""
+    program = (
+        "from services.inference.settings import ServiceSettings;"
+        "from services.inference.traces import open_traces;"
+        "traces = open_traces(ServiceSettings(traces='http://127.0.0.1:9/v1/traces'));"
+        "traces.close();"
+        "print('open')"
+    )
+    assert served.run("python", "-c", program).stdout.strip() == "open"
+
+
 def test_nothing_is_left_for_a_vendor(served):
     """ONNX Runtime's telemetry keeps its queue in the home folder; ours are the figures of workers."""
     found = served.run("find", "/tmp", "-type", "f").stdout.split()  # noqa: S108
