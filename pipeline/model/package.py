@@ -1,22 +1,24 @@
 """The model package: a folder of a few files that is written whole, verified when opened, or refused.
 
 ``SHA256SUMS`` names every other file (``sha256sum -c`` checks it, too); the package's own digest is
-the SHA-256 of that list. Bytes are checked again whenever they are read, so that what runs is what
-the digest names.
+the SHA-256 of that list. Bytes are checked whenever they are read, so that what runs is what the digest
+names; again only if the file isn't the very one that was checked.
 """
 
+import hashlib
 import io
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ from data_schemas.card import Card, Evaluation, OperatingPoint, Output
 from data_schemas.contract import Contract
 from data_schemas.document import Document
 from data_schemas.errors import HilumError, PackageError
-from data_schemas.files import sha256, sha256_of_file, write_bytes
+from data_schemas.files import sha256, write_bytes
 from pipeline.model.decision import DEFAULT
 from pipeline.model.reference import Reference, unpack_reference
 
@@ -74,16 +76,20 @@ class Package:
     digests: Mapping[str, str] = field(repr=False)
     reference: Reference | None = field(default=None, repr=False, compare=False)
     """What the model's own images look like; ``None``: the package keeps none."""
+    checked: Mapping[str, "_Mark"] = field(default_factory=dict, repr=False, compare=False)
+    """File name -> the mark of the file whose bytes had the right digest."""
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file, checked against its digest.
+
+        A file that is the very one that was checked when the package was opened isn't hashed again.
 
         Raises
         ------
         PackageError
             If the file is missing, or isn't the one that ``SHA256SUMS`` names.
         """
-        return _read_checked(self.folder, name, self.digests[name])
+        return _read_checked(self.folder, name, self.digests[name], self.checked.get(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,9 @@ class Verification:
     bias: NDArray[np.float32]  # [K]: logit - mean of the evidence
 
 
-def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
+def open_package(
+    folder: Path, *, trusted_keys: Path | None = None, unread: Collection[str] = ()
+) -> Package:
     """Open a package and verify every file.
 
     Parameters
@@ -104,6 +112,8 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
         Where it lies.
     trusted_keys
         File of public keys; then the package must be signed by one of them.
+    unread
+        Files that the caller never reads: they aren't verified, unless they are read after all.
 
     Raises
     ------
@@ -121,8 +131,10 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
         ) from error
     digests = _parse_sums(sums, folder / SUMS)
     # the graph and the weights are as large as each other: hashed side by side
+    wanted = [name for name in digests if name not in unread]
     with ThreadPoolExecutor(2) as hashing:
-        list(hashing.map(lambda name: _check_file(folder, name, digests[name]), digests))
+        marks = hashing.map(lambda name: _check_file(folder, name, digests[name]), wanted)
+        checked = {name: mark for name, mark in zip(wanted, marks, strict=True) if mark}
     card = _document(Card, folder, CARD, digests)
     contract = _document(Contract, folder, CONTRACT, digests)
     check_documents(card, contract, where=folder)
@@ -134,7 +146,7 @@ def open_package(folder: Path, *, trusted_keys: Path | None = None) -> Package:
     if REFERENCE in digests:
         data = _read_checked(folder, REFERENCE, digests[REFERENCE])
         reference = unpack_reference(data, str(folder / REFERENCE))
-    return Package(folder, card, contract, sha256(sums), digests, reference)
+    return Package(folder, card, contract, sha256(sums), digests, reference, checked)
 
 
 def verification(package: Package) -> Verification:
@@ -304,18 +316,38 @@ def _document(schema: type[Schema], folder: Path, name: str, digests: Mapping[st
         raise PackageError(f"is not JSON: {error}", where=folder / name) from error
 
 
-def _read_checked(folder: Path, name: str, digest: str) -> bytes:
-    with _found(folder / name):
-        data = (folder / name).read_bytes()
-    _compare(sha256(data), digest, folder / name)
+_TICK_NS = 1_000_000_000
+"""Far longer than the clock of any file system takes to move on."""
+
+_Mark = tuple[int, int, int, int, int]
+"""Device, inode, size, and when contents and inode last changed: the last can't be set by anybody."""
+
+
+def _mark(stream: BinaryIO) -> _Mark:
+    found = os.fstat(stream.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _read_checked(folder: Path, name: str, digest: str, checked: _Mark | None = None) -> bytes:
+    with _found(folder / name), (folder / name).open("rb") as stream:
+        data = stream.read()
+        same = _mark(stream) == checked
+    if not same:
+        _compare(sha256(data), digest, folder / name)
     return data
 
 
-def _check_file(folder: Path, name: str, digest: str) -> None:
-    """As :func:`_read_checked`, in blocks: a large file isn't in memory at once."""
-    with _found(folder / name):
-        found = sha256_of_file(folder / name)
+def _check_file(folder: Path, name: str, digest: str) -> _Mark | None:
+    """As :func:`_read_checked`, in blocks: a large file isn't in memory at once. Return its mark.
+
+    ``None`` if it changed just now: within a tick of the clock it could change again unmarked.
+    """
+    with _found(folder / name), (folder / name).open("rb") as stream:
+        mark = _mark(stream)
+        settled = time.time_ns() - mark[-1] > _TICK_NS
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
     _compare(found, digest, folder / name)
+    return mark if settled else None
 
 
 @contextmanager

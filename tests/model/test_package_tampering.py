@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
 from data_schemas.card import Evaluation, Interval
 from data_schemas.contract import Contract
 from data_schemas.errors import PackageError
+from pipeline.model import package as package_module
 from pipeline.model.package import FILES, SUMS, open_package, with_evaluation
 from pipeline.model.runtime import Runtime
 
@@ -112,6 +115,40 @@ def test_bytes_changed_after_opening_do_not_run(copy):
     (copy / "model.onnx").write_bytes(b"something else")
     with pytest.raises(PackageError, match="was altered"):
         Runtime(package)
+
+
+def test_the_file_that_was_checked_is_not_hashed_again(copy, monkeypatch):
+    monkeypatch.setattr(package_module, "_TICK_NS", -1)  # it was written just now
+    package = open_package(copy)
+    monkeypatch.setattr(package_module, "sha256", lambda _: pytest.fail("hashed"))
+    assert package.read("model.onnx") == (copy / "model.onnx").read_bytes()
+
+
+def test_bytes_changed_in_place_with_the_old_time_are_found(copy, monkeypatch):
+    monkeypatch.setattr(package_module, "_TICK_NS", -1)
+    package = open_package(copy)
+    graph = copy / "model.onnx"
+    before = graph.stat()
+    time.sleep(0.02)  # a tick of the file system's clock
+    with graph.open("r+b") as stream:
+        stream.write(b"x")
+    os.utime(graph, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert graph.stat().st_mtime_ns == before.st_mtime_ns
+    with pytest.raises(PackageError, match="was altered"):
+        package.read("model.onnx")
+
+
+def test_a_file_that_changed_just_now_is_hashed_again(copy):
+    (copy / "model.onnx").touch()
+    assert "model.onnx" not in open_package(copy).checked
+
+
+def test_who_never_reads_the_weights_need_not_hash_them(copy):
+    (copy / "model.safetensors").write_bytes(b"something else")
+    package = open_package(copy, unread=("model.safetensors",))
+    assert package.read("model.onnx")
+    with pytest.raises(PackageError, match="was altered"):
+        package.read("model.safetensors")
 
 
 def test_a_graph_that_is_not_one_and_a_card_that_lies_about_it(copy):

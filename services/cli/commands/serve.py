@@ -17,6 +17,7 @@ docs/security.md); a flag wins. On an address that other machines can reach it a
 import argparse
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,14 +95,17 @@ def run(options: argparse.Namespace, console: Console) -> int:
     check_traces(settings)
     with tempfile.TemporaryDirectory(prefix="hilum-serve-") as scratch:
         trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
-        package, version = _package(settings.model, Path(scratch), trusted)
+        # files are hashed outside of Python's lock, while what comes next is imported
+        with ThreadPoolExecutor(1) as opening:
+            opened = opening.submit(_package, settings.model, Path(scratch), trusted)
+            from pipeline.model.opening import check_wish
+            from services.inference.access import check_open
+            from services.inference.checking import wish_of
+            from services.inference.journal import Journal
+            from services.inference.port import address_of, is_open_to_others, listen
+            from services.inference.tls import scheme
 
-        from pipeline.model.opening import check_wish
-        from services.inference.access import check_open
-        from services.inference.checking import wish_of
-        from services.inference.journal import Journal
-        from services.inference.port import address_of, is_open_to_others, listen
-        from services.inference.tls import scheme
+            package, version = opened.result()
 
         check_wish(package, wish_of(settings), settings.batch or None)
         listening = listen(settings.host, settings.port)
@@ -125,16 +129,18 @@ def _with_figures(settings: "ServiceSettings", scratch: Path) -> "ServiceSetting
 
 
 def _package(model: str, scratch: Path, trusted: Path | None) -> "tuple[Package, str]":
-    from pipeline.model.package import open_package
+    from pipeline.model.package import WEIGHTS, open_package
 
     if model.startswith("models:/"):
         from pipeline.tracking.registry import fetch_package
 
         fetched = fetch_package(model, tracking_uri(), scratch / "packages")
-        return open_package(fetched.folder, trusted_keys=trusted), fetched.version
+        opened = open_package(fetched.folder, trusted_keys=trusted, unread=(WEIGHTS,))
+        return opened, fetched.version
     folder = Path(model)
     if not folder.is_dir():
         raise PackageError(
             "no such package folder", where=folder, mend="name a folder, or models:/NAME@ALIAS"
         )
-    return open_package(folder, trusted_keys=trusted), ""
+    # torch's own form of the weights is not for serving
+    return open_package(folder, trusted_keys=trusted, unread=(WEIGHTS,)), ""
