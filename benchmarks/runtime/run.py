@@ -24,9 +24,10 @@ from data_schemas.contract import Contract  # noqa: E402
 from data_schemas.plan import NetworkPlan  # noqa: E402
 from pipeline.model.export import export_package  # noqa: E402
 from pipeline.model.graph import Setup  # noqa: E402
-from pipeline.model.package import GRAPH, open_package  # noqa: E402
+from pipeline.model.package import open_package  # noqa: E402
 from pipeline.model.quantize import quantise  # noqa: E402
 from pipeline.model.session import OnnxGraph  # noqa: E402
+from pipeline.model.sums import GRAPH  # noqa: E402
 from pipeline.model.vino import OpenVinoGraph  # noqa: E402
 from pipeline.train.networks import build  # noqa: E402
 

@@ -20,9 +20,10 @@ from pipeline.ingest.records import SourceFile
 from pipeline.ingest.taking import is_known
 from pipeline.model.kinds import kind_of
 from pipeline.model.opening import Wish, open_runtime
-from pipeline.model.package import SUMS, Package, open_package
+from pipeline.model.package import Package, open_package
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes, score_instance
+from pipeline.model.sums import SUMS
 
 NAME_DIGITS = 16
 

@@ -18,8 +18,6 @@ from data_schemas.errors import UsageError
 from pipeline.evaluate.statistics import proportion
 from pipeline.model import decision
 from pipeline.model.package import (
-    GRAPH,
-    KEPT_FILES,
     Package,
     Verification,
     open_package,
@@ -30,6 +28,7 @@ from pipeline.model.package import (
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import explained_class
 from pipeline.model.session import open_session
+from pipeline.model.sums import GRAPH, KEPT_FILES
 
 MARGIN = 0.05
 """Dilation of the mask, as a share of the image's width."""

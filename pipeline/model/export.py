@@ -20,10 +20,6 @@ from data_schemas.errors import PackageError
 from pipeline.model.export_check import RealImages, check_export, further_rows
 from pipeline.model.graph import OUTPUTS
 from pipeline.model.package import (
-    GRAPH,
-    REFERENCE,
-    VERIFICATION,
-    WEIGHTS,
     Verification,
     check_documents,
     open_package,
@@ -32,6 +28,7 @@ from pipeline.model.package import (
 )
 from pipeline.model.reference import Reference, pack_reference
 from pipeline.model.session import open_session
+from pipeline.model.sums import GRAPH, REFERENCE, VERIFICATION, WEIGHTS
 
 OPSET = 20  # the first with Gelu as one operator
 TOLERANCE = 1e-4

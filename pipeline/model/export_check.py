@@ -20,9 +20,10 @@ from pipeline.model import decision
 from pipeline.model.agreement import NEAR, Agreement, answers, compare
 from pipeline.model.cores import available_cores
 from pipeline.model.kinds import BASE, KINDS, missing
-from pipeline.model.package import INT8_GRAPH, Package
+from pipeline.model.package import Package
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes
+from pipeline.model.sums import INT8_GRAPH
 
 UNJUDGED = "insufficient_quality"
 

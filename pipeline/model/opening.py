@@ -14,8 +14,9 @@ from data_schemas.terms import PrecisionWish, RuntimeWish
 from pipeline.model import agreement
 from pipeline.model.agreement import Agreement
 from pipeline.model.kinds import BASE, Kind, kind_of, missing
-from pipeline.model.package import INT8_GRAPH, Package
+from pipeline.model.package import Package
 from pipeline.model.runtime import Runtime
+from pipeline.model.sums import INT8_GRAPH
 
 LEAST_IMAGES = 32
 """Real images that a row of the card must have been measured on to allow a reduced precision."""

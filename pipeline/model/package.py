@@ -5,20 +5,16 @@ the SHA-256 of that list. Bytes are checked whenever they are read, so that what
 names; again only if the file isn't the very one that was checked.
 """
 
-import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
-import time
-from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,29 +26,19 @@ from data_schemas.errors import HilumError, PackageError
 from data_schemas.files import sha256, write_bytes
 from pipeline.model.decision import DEFAULT
 from pipeline.model.reference import Reference, unpack_reference
-
-GRAPH = "model.onnx"
-WEIGHTS = "model.safetensors"
-CARD = "card.json"
-CONTRACT = "contract.json"
-VERIFICATION = "verification.npz"
-REFERENCE = "reference.npz"
-SUMS = "SHA256SUMS"
-KEPT_FILES = (GRAPH, WEIGHTS, VERIFICATION)
-"""What stays the same when only the card changes, besides what is optional."""
-
-FILES = (CARD, CONTRACT, GRAPH, WEIGHTS, VERIFICATION)
-"""What every package holds besides ``SHA256SUMS``."""
-
-INT8_GRAPH = "model.int8.onnx"
-"""The same network in 8-bit integers."""
-
-OPTIONAL = (INT8_GRAPH, REFERENCE)
-"""What not every package has."""
+from pipeline.model.sums import (
+    CARD,
+    CONTRACT,
+    KEPT_FILES,
+    OPTIONAL,
+    REFERENCE,
+    SUMS,
+    VERIFICATION,
+    Sums,
+    check_files,
+)
 
 Schema = TypeVar("Schema", bound=Document)
-
-_LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +49,36 @@ class Package:
     ----------
     folder, card, contract
         Where it lies, and its two documents.
-    sha256
-        SHA-256 of the bytes of ``SHA256SUMS``.
-    digests
-        File name -> SHA-256, as listed there.
+    sums
+        The digests of its files, and which of them were checked.
     """
 
     folder: Path
     card: Card
     contract: Contract
-    sha256: str
-    digests: Mapping[str, str] = field(repr=False)
+    sums: Sums = field(repr=False)
     reference: Reference | None = field(default=None, repr=False, compare=False)
     """What the model's own images look like; ``None``: the package keeps none."""
-    checked: Mapping[str, "_Mark"] = field(default_factory=dict, repr=False, compare=False)
-    """File name -> the mark of the file whose bytes had the right digest."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes of ``SHA256SUMS``."""
+        return self.sums.sha256
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """File name -> SHA-256, as listed there."""
+        return self.sums.digests
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file, checked against its digest.
-
-        A file that is the very one that was checked when the package was opened isn't hashed again.
 
         Raises
         ------
         PackageError
             If the file is missing, or isn't the one that ``SHA256SUMS`` names.
         """
-        return _read_checked(self.folder, name, self.digests[name], self.checked.get(name))
+        return self.sums.read(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +91,10 @@ class Verification:
 
 
 def open_package(
-    folder: Path, *, trusted_keys: Path | None = None, unread: Collection[str] = ()
+    folder: Path,
+    *,
+    trusted_keys: Path | None = None,
+    files: Callable[[Path], Sums] = check_files,
 ) -> Package:
     """Open a package and verify every file.
 
@@ -112,8 +104,8 @@ def open_package(
         Where it lies.
     trusted_keys
         File of public keys; then the package must be signed by one of them.
-    unread
-        Files that the caller never reads: they aren't verified, unless they are read after all.
+    files
+        What checks the files; another one may have begun before, or leave some alone.
 
     Raises
     ------
@@ -121,32 +113,18 @@ def open_package(
         If a file is missing or altered, a document has an unknown version or doesn't fit its
         schema, card and contract don't belong together, or a signature is wanted and wrong.
     """
-    if not folder.is_dir():
-        raise PackageError("no such package folder", where=folder)
-    try:
-        sums = (folder / SUMS).read_bytes()
-    except OSError as error:
-        raise PackageError(
-            f"holds no {SUMS}: not a model package, or an incomplete one", where=folder
-        ) from error
-    digests = _parse_sums(sums, folder / SUMS)
-    # the graph and the weights are as large as each other: hashed side by side
-    wanted = [name for name in digests if name not in unread]
-    with ThreadPoolExecutor(2) as hashing:
-        marks = hashing.map(lambda name: _check_file(folder, name, digests[name]), wanted)
-        checked = {name: mark for name, mark in zip(wanted, marks, strict=True) if mark}
-    card = _document(Card, folder, CARD, digests)
-    contract = _document(Contract, folder, CONTRACT, digests)
+    sums = files(folder)
+    card = _document(Card, sums, CARD)
+    contract = _document(Contract, sums, CONTRACT)
     check_documents(card, contract, where=folder)
     if trusted_keys is not None:
         from pipeline.model.signing import check_signature
 
-        check_signature(folder, sha256(sums), trusted_keys)
+        check_signature(folder, sums.sha256, trusted_keys)
     reference = None
-    if REFERENCE in digests:
-        data = _read_checked(folder, REFERENCE, digests[REFERENCE])
-        reference = unpack_reference(data, str(folder / REFERENCE))
-    return Package(folder, card, contract, sha256(sums), digests, reference, checked)
+    if REFERENCE in sums.digests:
+        reference = unpack_reference(sums.read(REFERENCE), str(folder / REFERENCE))
+    return Package(folder, card, contract, sums, reference)
 
 
 def verification(package: Package) -> Verification:
@@ -290,85 +268,14 @@ def _point_faults(point: OperatingPoint, outputs: tuple[Output, ...]) -> Iterato
         yield f"{point.label}: the lower threshold {point.low} lies above the upper {point.high}"
 
 
-def _parse_sums(data: bytes, where: Path) -> dict[str, str]:
-    digests: dict[str, str] = {}
-    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
-        found = _LINE.fullmatch(line)
-        if found is None or found[2] in digests:
-            raise PackageError("is not a line of `digest  file`", where=f"{where}:{number}")
-        digests[found[2]] = found[1]
-    unknown = sorted(digests.keys() - {*FILES, *OPTIONAL})
-    if unknown:
-        raise PackageError(f"lists {', '.join(unknown)}: no file of a package", where=where)
-    missing = [name for name in FILES if name not in digests]
-    if missing:
-        raise PackageError(f"doesn't list {', '.join(missing)}", where=where)
-    return digests
-
-
-def _document(schema: type[Schema], folder: Path, name: str, digests: Mapping[str, str]) -> Schema:
-    data = _read_checked(folder, name, digests[name])
+def _document(schema: type[Schema], sums: Sums, name: str) -> Schema:
+    where = sums.folder / name
     try:
-        return schema.from_tree(json.loads(data), where=str(folder / name))
+        return schema.from_tree(json.loads(sums.read(name)), where=str(where))
     except HilumError as error:
         raise PackageError(str(error), mend=error.mend) from error
     except ValueError as error:
-        raise PackageError(f"is not JSON: {error}", where=folder / name) from error
-
-
-_TICK_NS = 1_000_000_000
-"""Far longer than the clock of any file system takes to move on."""
-
-_Mark = tuple[int, int, int, int, int]
-"""Device, inode, size, and when contents and inode last changed: the last can't be set by anybody."""
-
-
-def _mark(stream: BinaryIO) -> _Mark:
-    found = os.fstat(stream.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _read_checked(folder: Path, name: str, digest: str, checked: _Mark | None = None) -> bytes:
-    with _found(folder / name), (folder / name).open("rb") as stream:
-        data = stream.read()
-        same = _mark(stream) == checked
-    if not same:
-        _compare(sha256(data), digest, folder / name)
-    return data
-
-
-def _check_file(folder: Path, name: str, digest: str) -> _Mark | None:
-    """As :func:`_read_checked`, in blocks: a large file isn't in memory at once. Return its mark.
-
-    ``None`` if it changed just now: within a tick of the clock it could change again unmarked.
-    """
-    with _found(folder / name), (folder / name).open("rb") as stream:
-        mark = _mark(stream)
-        settled = time.time_ns() - mark[-1] > _TICK_NS
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    _compare(found, digest, folder / name)
-    return mark if settled else None
-
-
-@contextmanager
-def _found(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PackageError(
-            "is missing from the package, or can't be read",
-            where=path,
-            mend="fetch or write the package again",
-        ) from error
-
-
-def _compare(found: str, digest: str, path: Path) -> None:
-    if found != digest:
-        raise PackageError(
-            f"was altered: its SHA-256 is {found[:12]}, {SUMS} says {digest[:12]}",
-            where=path,
-            mend="fetch or write the package again",
-        )
+        raise PackageError(f"is not JSON: {error}", where=where) from error
 
 
 @contextmanager

@@ -23,16 +23,10 @@ from pipeline.model.agreement import answers
 from pipeline.model.export_check import further_rows
 from pipeline.model.graph import OUTPUTS
 from pipeline.model.kinds import kind_of
-from pipeline.model.package import (
-    GRAPH,
-    INT8_GRAPH,
-    Package,
-    kept_files,
-    open_package,
-    write_package,
-)
+from pipeline.model.package import Package, kept_files, open_package, write_package
 from pipeline.model.runtime import Runtime
 from pipeline.model.session import open_session, quantiser
+from pipeline.model.sums import GRAPH, INT8_GRAPH
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _QUANTISED = (

@@ -1,8 +1,6 @@
 """A package's graph in a runtime: uint8 images in; logits, evidence and embeddings out."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +10,8 @@ from data_schemas.errors import HilumError, PackageError, UsageError
 from pipeline.model.graph import Graph, Outputs, Setup, joined
 from pipeline.model.kinds import BASE, Kind, batch_for, identity_of, missing
 from pipeline.model.memory import give_back
-from pipeline.model.package import GRAPH, INT8_GRAPH, Package, verification
+from pipeline.model.package import Package, verification
+from pipeline.model.sums import GRAPH, INT8_GRAPH
 
 
 class Scorer(Protocol):
@@ -85,7 +84,7 @@ class Runtime:
         columns = sum(len(output.columns) for output in package.card.outputs)
         setup = Setup(self._shape, columns, where, threads, streams)
         try:
-            self._graph = _opened(partial(package.read, name), setup, kind)
+            self._graph = _opened(package, name, setup, kind)
         except HilumError:
             raise
         except Exception as error:  # the runtimes' own exceptions share no base class
@@ -137,14 +136,22 @@ class Runtime:
         return parts[0] if len(parts) == 1 else joined(parts)
 
 
-def _opened(read: Callable[[], bytes], setup: Setup, kind: Kind) -> Graph:
+def _opened(package: Package, name: str, setup: Setup, kind: Kind) -> Graph:
+    cuda = kind.runtime == "cuda"
+    if kind.runtime != "openvino" and package.sums.unchanged(name):
+        from pipeline.model.session import OnnxGraph
+
+        # ONNX Runtime reads the file itself: a copy of it in memory costs as long as hashing it
+        found = OnnxGraph(setup.where, setup, cuda=cuda)
+        if package.sums.unchanged(name):
+            return found
     with ThreadPoolExecutor(1) as reading:
         # while the file is read and hashed, the runtime is imported
-        graph = reading.submit(read)
+        graph = reading.submit(package.read, name)
         if kind.runtime == "openvino":
             from pipeline.model.vino import OpenVinoGraph
 
             return OpenVinoGraph(graph.result(), setup, kind.precision)
         from pipeline.model.session import OnnxGraph
 
-        return OnnxGraph(graph.result(), setup, cuda=kind.runtime == "cuda")
+        return OnnxGraph(graph.result(), setup, cuda=cuda)

@@ -100,7 +100,7 @@ class OnnxGraph:
 
     version = VERSION
 
-    def __init__(self, graph: bytes, setup: Setup, *, cuda: bool = False) -> None:
+    def __init__(self, graph: bytes | Path, setup: Setup, *, cuda: bool = False) -> None:
         with tempfile.TemporaryDirectory(prefix="hilum-profile-") as scratch:
             self._session = open_session(
                 graph, threads=setup.threads, cuda=cuda, profile=Path(scratch)

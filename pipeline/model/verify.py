@@ -11,8 +11,9 @@ from pipeline.model.agreement import Agreement
 from pipeline.model.cores import available_cores
 from pipeline.model.kinds import BASE, KINDS, Kind, missing
 from pipeline.model.opening import evidence_against
-from pipeline.model.package import INT8_GRAPH, Package, verification
+from pipeline.model.package import Package, verification
 from pipeline.model.runtime import Runtime
+from pipeline.model.sums import INT8_GRAPH
 
 PIECE = 64
 """Images that are read at once."""

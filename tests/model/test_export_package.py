@@ -11,8 +11,9 @@ import torch
 from data_schemas.errors import PackageError
 from pipeline.model.agreement import on_verification
 from pipeline.model.export import export_package
-from pipeline.model.package import FILES, SUMS, open_package, verification
+from pipeline.model.package import open_package, verification
 from pipeline.model.runtime import Runtime
+from pipeline.model.sums import FILES, SUMS
 from tests.model import tiny_network as tiny
 
 

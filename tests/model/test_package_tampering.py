@@ -6,15 +6,17 @@ import os
 import shutil
 import subprocess
 import time
+from functools import partial
 
 import pytest
 
 from data_schemas.card import Evaluation, Interval
 from data_schemas.contract import Contract
 from data_schemas.errors import PackageError
-from pipeline.model import package as package_module
-from pipeline.model.package import FILES, SUMS, open_package, with_evaluation
+from pipeline.model import sums as sums_module
+from pipeline.model.package import open_package, with_evaluation
 from pipeline.model.runtime import Runtime
+from pipeline.model.sums import FILES, SUMS, check_files
 
 
 @pytest.fixture
@@ -118,14 +120,14 @@ def test_bytes_changed_after_opening_do_not_run(copy):
 
 
 def test_the_file_that_was_checked_is_not_hashed_again(copy, monkeypatch):
-    monkeypatch.setattr(package_module, "_TICK_NS", -1)  # it was written just now
+    monkeypatch.setattr(sums_module, "_TICK_NS", -1)  # it was written just now
     package = open_package(copy)
-    monkeypatch.setattr(package_module, "sha256", lambda _: pytest.fail("hashed"))
+    monkeypatch.setattr(sums_module, "sha256", lambda _: pytest.fail("hashed"))
     assert package.read("model.onnx") == (copy / "model.onnx").read_bytes()
 
 
 def test_bytes_changed_in_place_with_the_old_time_are_found(copy, monkeypatch):
-    monkeypatch.setattr(package_module, "_TICK_NS", -1)
+    monkeypatch.setattr(sums_module, "_TICK_NS", -1)
     package = open_package(copy)
     graph = copy / "model.onnx"
     before = graph.stat()
@@ -140,12 +142,12 @@ def test_bytes_changed_in_place_with_the_old_time_are_found(copy, monkeypatch):
 
 def test_a_file_that_changed_just_now_is_hashed_again(copy):
     (copy / "model.onnx").touch()
-    assert "model.onnx" not in open_package(copy).checked
+    assert "model.onnx" not in open_package(copy).sums.checked
 
 
 def test_who_never_reads_the_weights_need_not_hash_them(copy):
     (copy / "model.safetensors").write_bytes(b"something else")
-    package = open_package(copy, unread=("model.safetensors",))
+    package = open_package(copy, files=partial(check_files, unread=("model.safetensors",)))
     assert package.read("model.onnx")
     with pytest.raises(PackageError, match="was altered"):
         package.read("model.safetensors")

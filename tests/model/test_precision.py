@@ -13,8 +13,9 @@ from data_schemas.errors import PackageError, UsageError
 from pipeline.model import agreement, decision, opening, vino
 from pipeline.model.kinds import BASE, KINDS, Kind, identity_of, kind_of
 from pipeline.model.opening import CheckError, Wish, check_wish, open_runtime
-from pipeline.model.package import GRAPH, INT8_GRAPH, kept_files, open_package, write_package
+from pipeline.model.package import kept_files, open_package, write_package
 from pipeline.model.runtime import Runtime
+from pipeline.model.sums import GRAPH, INT8_GRAPH
 from tests.model import tiny_network as tiny
 from tests.model.precise import needs_openvino, opened
 

@@ -8,17 +8,10 @@ import pytest
 from data_schemas.errors import PackageError
 from pipeline.model import agreement
 from pipeline.model.kinds import Kind, kind_of
-from pipeline.model.package import (
-    FILES,
-    GRAPH,
-    INT8_GRAPH,
-    SUMS,
-    open_package,
-    verification,
-    with_evaluation,
-)
+from pipeline.model.package import SUMS, open_package, verification, with_evaluation
 from pipeline.model.quantize import quantise
 from pipeline.model.runtime import Runtime
+from pipeline.model.sums import FILES, GRAPH, INT8_GRAPH
 from pipeline.model.verify import verify
 from services.cli.main import main
 from tests.model import tiny_network as tiny
@@ -102,7 +95,8 @@ def test_hilum_verify_as_json_says_why_not(binary_package, capsys):
 
 
 def test_hilum_verify_fails_if_fp32_does(precise_package, tmp_path, capsys):
-    from pipeline.model.package import VERIFICATION, kept_files, pack_verification, write_package
+    from pipeline.model.package import kept_files, pack_verification, write_package
+    from pipeline.model.sums import VERIFICATION
 
     stored = verification(precise_package)
     moved = type(stored)(stored.images, stored.logits + np.float32(2e-4), stored.bias)

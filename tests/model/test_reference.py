@@ -13,10 +13,11 @@ from pipeline.batch.rows import scored
 from pipeline.imaging.kinds import prepare_any_kind, read_any_kind
 from pipeline.model import reference as references
 from pipeline.model.export import export_package
-from pipeline.model.package import REFERENCE, SUMS, open_package, with_evaluation
+from pipeline.model.package import open_package, with_evaluation
 from pipeline.model.reference import Seen, looks, make_reference, pack_reference, unpack_reference
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes, score_prepared
+from pipeline.model.sums import REFERENCE, SUMS
 from pipeline.model.wanted import Wanted
 from tests.model import tiny_network as tiny
 from tests.model.test_scoring import SHARED

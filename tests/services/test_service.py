@@ -16,7 +16,8 @@ from data_schemas.dataset import REFUSALS
 from data_schemas.files import sha256
 from data_schemas.patient import PatientScore
 from data_schemas.score import Score
-from pipeline.model.package import VERIFICATION, Verification, pack_verification, verification
+from pipeline.model.package import Verification, pack_verification, verification
+from pipeline.model.sums import VERIFICATION
 from services.inference.problems import ONLY_INGESTED, Problem, known_codes
 from tests.services import drawn_files as drawn
 from tests.services.conftest import log_with, serving, wait_until_ready

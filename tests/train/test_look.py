@@ -303,7 +303,7 @@ def test_an_image_that_speaks_markup_stays_text(tmp_path):
 
 def test_altered_weights_are_refused(tmp_path):
     from data_schemas.files import sha256
-    from pipeline.model.package import SUMS, WEIGHTS
+    from pipeline.model.sums import SUMS, WEIGHTS
 
     package = package_of(tmp_path / "p")
     import safetensors.torch

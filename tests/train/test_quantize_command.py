@@ -5,7 +5,8 @@ import json
 from data_schemas.plan import Learning, NetworkPlan, Plan
 from pipeline.ingest.store import open_dataset
 from pipeline.model.kinds import kind_of
-from pipeline.model.package import INT8_GRAPH, open_package
+from pipeline.model.package import open_package
+from pipeline.model.sums import INT8_GRAPH
 from pipeline.train import run as training
 from pipeline.train.world import open_world
 from services.cli.main import main

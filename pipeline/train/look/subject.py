@@ -20,8 +20,9 @@ from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
 from pipeline.ingest.store import Dataset
 from pipeline.model.decision import output_of, positive_probability
-from pipeline.model.package import WEIGHTS, Package, verification
+from pipeline.model.package import Package, verification
 from pipeline.model.runtime import Runtime
+from pipeline.model.sums import WEIGHTS
 from pipeline.train.ensemble import VIEWS, answering
 from pipeline.train.networks import EvidenceNetwork, build
 

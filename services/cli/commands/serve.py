@@ -27,7 +27,6 @@ from services.cli.console import Console
 from services.cli.settings import tracking_uri
 
 if TYPE_CHECKING:
-    from pipeline.model.package import Package
     from services.inference.settings import ServiceSettings
 
 
@@ -95,17 +94,22 @@ def run(options: argparse.Namespace, console: Console) -> int:
     check_traces(settings)
     with tempfile.TemporaryDirectory(prefix="hilum-serve-") as scratch:
         trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
+        folder, version = _folder(settings.model, Path(scratch))
+
         # files are hashed outside of Python's lock, while what comes next is imported
-        with ThreadPoolExecutor(1) as opening:
-            opened = opening.submit(_package, settings.model, Path(scratch), trusted)
+        from pipeline.model.sums import WEIGHTS, check_files
+
+        with ThreadPoolExecutor(1) as ahead:
+            checking = ahead.submit(check_files, folder, unread=(WEIGHTS,))
             from pipeline.model.opening import check_wish
+            from pipeline.model.package import open_package
             from services.inference.access import check_open
             from services.inference.checking import wish_of
             from services.inference.journal import Journal
             from services.inference.port import address_of, is_open_to_others, listen
             from services.inference.tls import scheme
 
-            package, version = opened.result()
+            package = open_package(folder, trusted_keys=trusted, files=lambda _: checking.result())
 
         check_wish(package, wish_of(settings), settings.batch or None)
         listening = listen(settings.host, settings.port)
@@ -128,19 +132,16 @@ def _with_figures(settings: "ServiceSettings", scratch: Path) -> "ServiceSetting
     return settings.model_copy(update={"figures_folder": str(folder)})
 
 
-def _package(model: str, scratch: Path, trusted: Path | None) -> "tuple[Package, str]":
-    from pipeline.model.package import WEIGHTS, open_package
-
+def _folder(model: str, scratch: Path) -> tuple[Path, str]:
+    """Return where the package lies, and its version in the registry if it came from there."""
     if model.startswith("models:/"):
         from pipeline.tracking.registry import fetch_package
 
         fetched = fetch_package(model, tracking_uri(), scratch / "packages")
-        opened = open_package(fetched.folder, trusted_keys=trusted, unread=(WEIGHTS,))
-        return opened, fetched.version
+        return fetched.folder, fetched.version
     folder = Path(model)
     if not folder.is_dir():
         raise PackageError(
             "no such package folder", where=folder, mend="name a folder, or models:/NAME@ALIAS"
         )
-    # torch's own form of the weights is not for serving
-    return open_package(folder, trusted_keys=trusted, unread=(WEIGHTS,)), ""
+    return folder, ""
