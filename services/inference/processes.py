@@ -1,5 +1,6 @@
 """The processes of one service: workers that share the port, and the one that follows an alias."""
 
+import gc
 import os
 import socket
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def _work(serving: Serving, lifeline: int, *, following: bool) -> None:
     from services.inference.nursery import Nursery
 
     settings = serving.settings
+    gc.disable()  # nothing of what is imported is garbage
     # first of all: as long as there is one thread, forking is safe
     breeding = Nursery(decode_limits(settings)) if settings.isolate else None
     around = Around(serving.scratch if following else None, breeding)
@@ -70,6 +72,8 @@ def _work(serving: Serving, lifeline: int, *, following: bool) -> None:
 
     app = create_app(serving.package, settings, version=serving.version, engine=engine)
     rehearse(serving.package)
+    gc.freeze()
+    gc.enable()
     serve(app, serving.listening, settings, lifeline)
 
 

@@ -67,8 +67,8 @@ class Supervisor:
         self._places = [_Place(name, life) for name, life in self.lives.items()]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
         # what exists now is never collected: the collector would touch, and so copy, shared pages
-        gc.collect()
         gc.freeze()
+        gc.enable()
         try:
             while True:
                 self._fill(before)

@@ -15,6 +15,7 @@ docs/security.md); a flag wins. On an address that other machines can reach it a
 """
 
 import argparse
+import gc
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Serve until SIGTERM or Ctrl-C; 0 after a clean end."""
+    # what is imported is no garbage: the supervisor lets the collector begin
+    gc.disable()
+    try:
+        return _serve(options, console)
+    finally:
+        gc.enable()
+
+
+def _serve(options: argparse.Namespace, console: Console) -> int:
     from services.inference.settings import from_door
 
     flags = {
