@@ -177,7 +177,9 @@ def test_a_body_that_takes_too_long_is_the_connections_last(serving):
     client = serving(app)()
     client.line.sendall(post(LARGE[:700_000], length=1_000_000))
     status, headers, told = answer(client)
-    assert (status, headers[b"connection"], told) == (408, b"close", {"arrived": 700_000})
+    assert (status, headers[b"connection"]) == (408, b"close")
+    # all of it, unless the machine is too busy to read that much so soon
+    assert 0 < told["arrived"] <= 700_000
     assert client.answers.read() == b""
 
 
