@@ -6,11 +6,17 @@ logits stays in fp32, so that the evidence's mean plus the bias is the logit as 
 
 Rounding a weight moves what its channel answers on average. That shift is known from the mean of the
 layer's input over the calibration images, and is taken back in the layer's bias (Nagel et al. 2019,
-Data-Free Quantization, section 3.2, with measured means).
+Data-Free Quantization, section 3.2, with measured means). What is left of it at the logits is measured
+and taken back in the evidence.
+
+The first convolutions see few channels of a wide range, and what they round is carried through all others:
+they stay in fp32, one of them, or as many more as it takes until the calibration images are answered
+as closely as the rule for reduced precisions asks.
 """
 
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +25,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from pipeline.model.agreement import answers
+from pipeline.model.agreement import Answers, answers, compare, objection
 from pipeline.model.export_check import further_rows
 from pipeline.model.graph import OUTPUTS
 from pipeline.model.kinds import kind_of
@@ -40,6 +46,12 @@ _QUANTISED = (
     "GlobalAveragePool",
 )
 _MOST = 127
+
+FIRST_LAYERS = (1, 3, 5, 9)
+"""So many convolutions at the start stay in fp32; the next number is tried if the answers aren't close."""
+
+Enough = Callable[[NDArray[np.float32], NDArray[np.float32]], bool]
+"""Tells whether logits [N, K] are close enough to those that they should be."""
 
 
 def with_int8(
@@ -67,7 +79,12 @@ def with_int8(
     PackageError
         If ``folder`` holds something.
     """
-    graph = quantise(package.read(GRAPH), calibration)
+
+    def enough(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> bool:
+        agreed = compare(package.card, wanted, Answers(found, evidence=0.0))
+        return not objection("int8", agreed)
+
+    graph = quantise(package.read(GRAPH), calibration, enough)
     base = Runtime(package)
     files = kept_files(package) | {INT8_GRAPH: graph}
     note = f"8-bit graph added to package {package.sha256}"
@@ -85,7 +102,9 @@ def with_int8(
     return open_package(folder)
 
 
-def quantise(graph: bytes, images: NDArray[np.uint8]) -> bytes:
+def quantise(
+    graph: bytes, images: NDArray[np.uint8], enough: Enough = lambda _found, _wanted: True
+) -> bytes:
     """Return the graph with 8-bit weights and activations, as ONNX bytes.
 
     Parameters
@@ -94,36 +113,95 @@ def quantise(graph: bytes, images: NDArray[np.uint8]) -> bytes:
         ``model.onnx`` of a package.
     images
         Prepared images that ranges are measured on, uint8 [n, S, S, C]: of the training split.
+    enough
+        Told the logits [n, K] of ``images`` by the new graph and by the old one; as long as it says
+        no, more convolutions at the start stay in fp32.
     """
+    with tempfile.TemporaryDirectory(prefix="hilum-int8-") as folder:
+        scratch = Path(folder)
+        ready = _prepared(graph, scratch)
+        outside = _outside(ready)
+        layers = [n.name for n in ready.graph.node if n.op_type == "Conv" and n.name not in outside]
+        wanted, data = _logits(graph, images), b""
+        # some of them must be left to be rounded
+        for count in [number for number in FIRST_LAYERS if number < len(layers)] or [0]:
+            model = onnx.ModelProto()
+            model.CopyFrom(ready)
+            found = _rounded_to_8_bits(model, images, outside | set(layers[:count]), scratch)
+            _take_back(found, wanted - _logits(found.SerializeToString(), images))
+            data = found.SerializeToString(deterministic=True)
+            if enough(_logits(data, images), wanted):
+                break
+    return data
+
+
+def _prepared(graph: bytes, scratch: Path) -> Any:
+    """Return the model with folded normalisations, known shapes and named nodes."""
+    plain, ready = scratch / "plain.onnx", scratch / "ready.onnx"
+    folded = onnx.load_from_string(graph)
+    _fold_normalisations(folded)
+    onnx.save(folded, plain)
+    quantiser().pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+    model = onnx.load(ready)
+    _name_nodes(model)
+    return model
+
+
+def _rounded_to_8_bits(model: Any, images: NDArray[np.uint8], kept: set[str], scratch: Path) -> Any:
+    """Return the model in 8 bits but for the nodes ``kept``; ``model`` itself is changed, too."""
     tool = quantiser()
-    with tempfile.TemporaryDirectory(prefix="hilum-int8-") as scratch:
-        plain, ready, done = (Path(scratch) / f"{name}.onnx" for name in ("plain", "ready", "done"))
-        folded = onnx.load_from_string(graph)
-        _fold_normalisations(folded)
-        onnx.save(folded, plain)
-        tool.pre_process(str(plain), str(ready), skip_symbolic_shape=True)
-        model = onnx.load(ready)
-        _name_nodes(model)
-        kept = _outside(model)
-        _correct_biases(model, images, kept)
-        onnx.save(model, ready)
-        tool.quantize_static(
-            str(ready),
-            str(done),
-            tool.feed([{"images": image[None]} for image in images]),
-            quant_format=tool.qdq,
-            op_types_to_quantize=list(_QUANTISED),
-            nodes_to_exclude=sorted(kept),
-            per_channel=True,
-            activation_type=tool.uint8,
-            weight_type=tool.int8,
-        )
-        found = onnx.load(done)
+    ready, done = scratch / "corrected.onnx", scratch / "done.onnx"
+    _correct_biases(model, images, kept)
+    onnx.save(model, ready)
+    tool.quantize_static(
+        str(ready),
+        str(done),
+        tool.feed([{"images": image[None]} for image in images]),
+        quant_format=tool.qdq,
+        op_types_to_quantize=list(_QUANTISED),
+        nodes_to_exclude=sorted(kept),
+        per_channel=True,
+        activation_type=tool.uint8,
+        weight_type=tool.int8,
+    )
+    found = onnx.load(done)
     for name in ("doc_string", "metadata_props"):
         found.ClearField(name)
     found.producer_name, found.producer_version = "hilum", ""
-    data: bytes = found.SerializeToString(deterministic=True)
-    return data
+    return found
+
+
+def _take_back(model: Any, missing: NDArray[np.float32]) -> None:
+    """Add to the evidence, and so to the logits, what they lack on average: ``missing`` is [n, K]."""
+    shift = missing.mean(0, dtype=np.float64)
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in _evidence_layers(model):
+        bias = numpy_helper.to_array(values[node.input[2]]) if len(node.input) == 3 else 0.0
+        name = f"{node.name}|settled"
+        settled = np.asarray(bias + shift, np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(settled, name))
+        node.input[:] = [*node.input[:2], name]
+
+
+def _evidence_layers(model: Any) -> list[Any]:
+    """Return the convolutions that make the evidence: one, or one for each network and view."""
+    made = {output: node for node in model.graph.node for output in node.output}
+    found, seen, waiting = [], set(), ["evidence"]
+    while waiting:
+        node = made.get(waiting.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.op_type == "Conv":
+            found.append(node)
+        else:
+            waiting += node.input
+    return found
+
+
+def _logits(graph: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    session = open_session(graph)
+    return np.concatenate([session.run(["logits"], {"images": one[None]})[0] for one in images])
 
 
 def _name_nodes(model: Any) -> None:

@@ -3,10 +3,13 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
+from torch import nn
 
 from data_schemas.errors import PackageError
 from pipeline.model import agreement
+from pipeline.model.export import export_package
 from pipeline.model.kinds import Kind, kind_of
 from pipeline.model.package import SUMS, open_package, verification, with_evaluation
 from pipeline.model.quantize import quantise
@@ -112,3 +115,49 @@ def test_hilum_verify_refuses_another_package(precise_package, capsys):
     assert main([*words, precise_package.sha256[:12]]) == 0
     assert main([*words, "0" * 64]) == 2
     assert "expected 0000" in capsys.readouterr().err
+
+
+class Deep(tiny.EvidenceNetwork):
+    """Six convolutions before the head."""
+
+    def __init__(self):
+        super().__init__(2, seed=4)
+        more = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+        self.body = nn.Sequential(*self.body, *more)
+
+
+@pytest.fixture(scope="module")
+def deep_graph(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deep") / "package"
+    export_package(Deep(), tiny.images(), tiny.card(), tiny.CONTRACT, folder)
+    return open_package(folder).read(GRAPH)
+
+
+def rounded(graph):
+    """Return how many convolutions read weights in 8 bits."""
+    nodes = onnx.load_from_string(graph).graph.node
+    narrow = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    return sum(node.op_type == "Conv" and node.input[1] in narrow for node in nodes)
+
+
+@pytest.mark.parametrize(("refusals", "kept"), [(0, 1), (1, 3), (2, 5), (9, 5)])
+def test_more_of_the_first_layers_stay_as_they_are_until_it_is_close_enough(
+    deep_graph, refusals, kept
+):
+    asked = []
+
+    def enough(found, wanted):
+        asked.append(np.abs(found - wanted).max())
+        return len(asked) > refusals
+
+    assert rounded(quantise(deep_graph, tiny.images(8, seed=7), enough)) == 6 - kept
+    assert len(asked) == min(refusals + 1, 3)
+
+
+def test_what_the_logits_lack_on_average_is_given_back(deep_graph):
+    images = tiny.images(8, seed=7)
+    told = []
+    quantise(deep_graph, images, lambda found, wanted: bool(told.append((found, wanted))) or True)
+    found, wanted = told[0]
+    assert np.abs(found - wanted).max() > 1e-4
+    assert found.mean(0) == pytest.approx(wanted.mean(0), abs=1e-5)
