@@ -4,6 +4,7 @@ A decoder is a copy of it, ready in milliseconds with every codec imported and i
 nobody, reads no image, and ends with its worker.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -74,6 +75,8 @@ def _live(channel: socket.socket, limits: WorkerLimits) -> None:
     # the worker hears the signals; this process and the decoders end when it closes its sockets
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # the worker lets the collector of garbage rest while it imports
+    gc.enable()
     # decoders write to the terminal, sometimes pieces of what they read
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     _close_all_but(channel.fileno())

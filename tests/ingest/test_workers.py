@@ -1,11 +1,14 @@
 """Isolated decoder processes: whatever one thing does to its worker, all others get their answers."""
 
+import os
+import resource
+import signal
 import time
 from collections import defaultdict
 
 import pytest
 
-from pipeline.imaging.workers import AHEAD, Crew, End, WorkerLimits
+from pipeline.imaging.workers import AHEAD, Crew, End, WorkerLimits, limit_cpu, why_ended
 from tests.ingest.taking_tasks import work
 
 QUICK = WorkerLimits(seconds=1.0, memory_bytes=256 * 2**20)
@@ -96,3 +99,44 @@ def test_a_crew_can_be_closed_in_the_middle():
         stream = crew.stream(["ok 1", "hang 1", "hang 2"])
         next(stream)
     assert time.monotonic() - began < 45
+
+
+def ended(work):
+    """Run ``work`` in a forked process; return its exit code, minus the signal's number."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def busy(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_the_limit_of_cpu_time_begins_anew_with_each_file(monkeypatch):
+    granted = []
+    monkeypatch.setattr(
+        signal, "setitimer", lambda which, seconds: granted.append((which, seconds))
+    )
+    for _ in range(2):
+        limit_cpu(30)
+    # from now on, not from the process's birth: RLIMIT_CPU counts otherwise than this process can
+    assert granted == [(signal.ITIMER_PROF, 32)] * 2
+    assert resource.getrlimit(resource.RLIMIT_CPU)[0] == resource.RLIM_INFINITY
+
+
+def test_a_decoder_in_circles_ends_though_nobody_watches_it():
+    def in_circles():
+        limit_cpu(-1.8)  # two more than that
+        busy(0.1)
+        limit_cpu(-1.8)
+        busy(20)
+
+    code = ended(in_circles)
+    assert code == -signal.SIGPROF
+    assert why_ended(code, WorkerLimits(seconds=1), late=False).code == "TIMED_OUT"
