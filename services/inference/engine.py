@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +50,8 @@ class Around:
     """Folder of the follower's news."""
     breeding: "Breeding | None" = None
     """Where decoder processes come from; ``None``: files are decoded in the scoring threads."""
+    ready: Callable[[], None] = lambda: None
+    """Called once the first model is loaded and checked."""
 
 
 class Engine:
@@ -245,6 +248,7 @@ class Engine:
         self._take(Loaded(package, version, self._scorer(opened)))
         self.state, self.reason = "ready", ""
         self.figures.ready.set(1)
+        self._around.ready()
         self._tell_ready(opened, threads, time.perf_counter() - began)
         self._follow()
 

@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,8 +80,9 @@ class Follower:
     _refused: str = ""
     _again_at: float = 0.0
 
-    def live(self, lifeline: int) -> None:
+    def live(self, lifeline: int, ready: Callable[[], None]) -> None:
         """Look again and again until the parent ends."""
+        ready()
         news = read_news(self.place)
         assert news is not None  # noqa: S101 - the command writes the first word
         while not select.select([lifeline], [], [], self.seconds)[0]:

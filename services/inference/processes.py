@@ -3,6 +3,7 @@
 import gc
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ def run_processes(serving: Serving) -> int:
     ).run()
 
 
-def _work(serving: Serving, lifeline: int, *, following: bool) -> None:
+def _work(serving: Serving, lifeline: int, ready: Callable[[], None], *, following: bool) -> None:
     """Serve. The whole life of a worker."""
     from services.inference.nursery import Nursery
 
@@ -61,7 +62,7 @@ def _work(serving: Serving, lifeline: int, *, following: bool) -> None:
     gc.disable()  # nothing of what is imported is garbage
     # first of all: as long as there is one thread, forking is safe
     breeding = Nursery(decode_limits(settings)) if settings.isolate else None
-    around = Around(serving.scratch if following else None, breeding)
+    around = Around(serving.scratch if following else None, breeding, ready)
     figures = Figures(settings.figures_folder)
     engine = Engine(serving.package, settings, serving.version, figures, Journal(), around)
     engine.start()

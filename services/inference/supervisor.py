@@ -6,6 +6,7 @@ socket while a worker is replaced.
 """
 
 import gc
+import mmap
 import os
 import signal
 import sys
@@ -16,20 +17,21 @@ from dataclasses import dataclass, field
 from services.inference.journal import Journal
 
 YOUNG_S = 10.0
-"""A child that dies younger than this counts as failed at its start."""
+"""A child that dies younger than this, before it was ready, counts as failed at its start."""
 
 LONGEST_PAUSE_S = 30.0
 _HEARD = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 _GRACE_S = 5
 
-Life = Callable[[int], None]
-"""What a child does. It gets a file descriptor that ends when the parent does."""
+Life = Callable[[int, Callable[[], None]], None]
+"""What a child does. It gets a file descriptor that ends when the parent does, and says when it is ready."""
 
 
 @dataclass(slots=True)
 class _Place:
     """One child's place: who fills it, and how its predecessors fared."""
 
+    number: int
     name: str
     life: Life
     pid: int = 0
@@ -60,11 +62,14 @@ class Supervisor:
     buried: Callable[[int], None] = lambda _: None
     _places: list[_Place] = field(default_factory=list)
     _lifeline: tuple[int, int] = (-1, -1)
+    _ready: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, mmap.PAGESIZE))
+    """A byte for each place, shared with the children: 1 once its child was ready."""
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return 0 if all children ended well by themselves."""
         self._lifeline = os.pipe()
-        self._places = [_Place(name, life) for name, life in self.lives.items()]
+        lives = enumerate(self.lives.items())
+        self._places = [_Place(number, name, life) for number, (name, life) in lives]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
         # what exists now is never collected: the collector would touch, and so copy, shared pages
         gc.freeze()
@@ -85,6 +90,7 @@ class Supervisor:
         for place in self._places:
             if place.pid == 0 and time.monotonic() >= place.start_at:
                 place.since = time.monotonic()
+                self._ready[place.number] = 0
                 place.pid = os.fork()
                 if place.pid == 0:
                     self._live(place, mask)
@@ -94,7 +100,7 @@ class Supervisor:
         try:
             os.close(self._lifeline[1])
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            place.life(self._lifeline[0])
+            place.life(self._lifeline[0], lambda: self._ready.__setitem__(place.number, 1))
             code = 0
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent's code must not run on
             self.journal.fault(error, process=place.name)
@@ -130,7 +136,8 @@ class Supervisor:
 
     def _mourn(self, place: _Place, pid: int, code: int) -> None:
         lived = time.monotonic() - place.since
-        place.young_deaths = place.young_deaths + 1 if lived < YOUNG_S else 0
+        failed = lived < YOUNG_S and not self._ready[place.number]
+        place.young_deaths = place.young_deaths + 1 if failed else 0
         # the first two are replaced at once: one accident must not cost seconds
         pause = 0.0 if place.young_deaths < 3 else 2.0 ** (place.young_deaths - 3)
         pause = min(pause, LONGEST_PAUSE_S)

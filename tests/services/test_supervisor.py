@@ -1,0 +1,49 @@
+"""The parent of the serving processes: who is replaced at once, and who after a pause."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from services.inference.journal import Journal
+from services.inference.supervisor import Supervisor
+
+
+def pauses(folder, deaths, *, ready):
+    """Let a child die young so often; return after which pauses it was replaced."""
+    lives, log = folder / "lives", folder / "log"
+
+    def life(_lifeline, say_ready):
+        with lives.open("a") as stream:
+            stream.write("x")
+        if ready:
+            say_ready()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    parent = os.fork()
+    if parent == 0:
+        with log.open("w") as stream:
+            Supervisor({"worker": life}, 1.0, Journal(stream)).run()
+        os._exit(0)
+    try:
+        end = time.monotonic() + 30
+        while not log.exists() or log.read_text().count("\n") < deaths:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        os.kill(parent, signal.SIGTERM)
+        os.waitpid(parent, 0)
+    lines = [json.loads(line) for line in log.read_text().splitlines()[:deaths]]
+    assert all((line["event"], line["ended"]) == ("died", "SIGKILL") for line in lines)
+    return [line["again_in_seconds"] for line in lines]
+
+
+def test_what_fails_at_its_start_is_given_time(tmp_path):
+    assert pauses(tmp_path, 4, ready=False) == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("deaths", [8])
+def test_what_was_ready_is_replaced_at_once_however_often(tmp_path, deaths):
+    assert pauses(tmp_path, deaths, ready=True) == [0] * deaths
