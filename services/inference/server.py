@@ -43,7 +43,7 @@ def serve(
             http=patient(settings.header_seconds),
         )
     )
-    with _surviving(signal.SIGTERM):
+    with ending_with(server):
         if lifeline is not None:
             threading.Thread(target=_end_with, args=(lifeline, server), daemon=True).start()
         server.run(sockets=[listening])
@@ -69,10 +69,17 @@ def _end_with(lifeline: int, server: uvicorn.Server) -> None:
 
 
 @contextmanager
-def _surviving(number: signal.Signals) -> Iterator[None]:
-    # the HTTP server raises the signal again when it has drained; that must not kill the process
-    before = signal.signal(number, lambda *_: None)
+def ending_with(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGTERM end ``server`` also before it hears signals itself, and never this process.
+
+    The HTTP server raises the signal again when it has drained; that must not kill the process.
+    """
+
+    def hear(*_: object) -> None:
+        server.should_exit = True
+
+    before = signal.signal(signal.SIGTERM, hear)
     try:
         yield
     finally:
-        signal.signal(number, before)
+        signal.signal(signal.SIGTERM, before)

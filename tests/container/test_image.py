@@ -375,6 +375,7 @@ def test_it_ends_at_once_when_told_to(image, package):
             assert time.monotonic() < ended
             time.sleep(0.2)
         podman("stop", "--time=40", name)
-        assert podman("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip() == "0"
+        code = podman("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip()
+        assert code == "0", podman("logs", name).stderr[-3000:]
     finally:
         podman("rm", "--force", "--time=0", name, check=False)

@@ -6,8 +6,10 @@ import signal
 import time
 
 import pytest
+import uvicorn
 
 from services.inference.journal import Journal
+from services.inference.server import ending_with
 from services.inference.supervisor import Supervisor
 
 
@@ -47,3 +49,10 @@ def test_what_fails_at_its_start_is_given_time(tmp_path):
 @pytest.mark.parametrize("deaths", [8])
 def test_what_was_ready_is_replaced_at_once_however_often(tmp_path, deaths):
     assert pauses(tmp_path, deaths, ready=True) == [0] * deaths
+
+
+def test_a_worker_told_to_end_before_it_listens_to_signals_ends():
+    server = uvicorn.Server(uvicorn.Config("none:app"))
+    with ending_with(server):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert server.should_exit
