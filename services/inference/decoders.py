@@ -1,8 +1,9 @@
 """Decoder processes beside a worker: a file that kills or hangs a decoder is one refused image, no outage.
 
 A body goes to its decoder through a memory file (a large one through that in which it landed), the
-prepared array comes back through one that both hold; a few facts travel as JSON, because a decoder that a file has taken over must not be able
-to hand the worker anything but values (a pickle would be code). Measured cost: docs/operations.md.
+prepared array comes back through one that both hold; a few facts travel as JSON, because a decoder
+that a file has taken over must not be able to hand the worker anything but values (a pickle would be
+code). Measured cost: docs/serving-speed.md.
 """
 
 import io

@@ -6,6 +6,7 @@ connection's protocol steps aside until the body is whole, and the kernel's copy
 """
 
 import asyncio
+import fcntl
 import mmap
 import os
 import weakref
@@ -25,6 +26,8 @@ KEPT_BYTES = 64 * 2**20
 _EXTENSION = "hilum.landing"
 _SCRATCH = 64 * 1024
 _ROUND = 2**20
+_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h: only mappings that are there already may write (5.1)
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Landed:
@@ -36,7 +39,7 @@ class Landed:
         self.file = file
         """The memory file's descriptor; the body begins at its first byte."""
         self.view = view
-        """The body's bytes, writable: whoever decodes may not be trusted with what comes after."""
+        """The body's bytes; only this process can write them."""
 
     def __len__(self) -> int:
         return len(self.view)
@@ -71,9 +74,14 @@ class MemoryFiles:
 class _MemoryFile:
     def __init__(self, size: int) -> None:
         self.size = size
-        self.file = os.memfd_create("hilum-body", os.MFD_CLOEXEC)
+        self.file = os.memfd_create("hilum-body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.file, size)
         self.map = mmap.mmap(self.file, size)
+        # a decoder that a file has taken over can neither cut it short under this process, which
+        # would die of it, nor change the body that comes next
+        with suppress(OSError):  # kernels before 5.1, and sandboxes that know the older seals only
+            fcntl.fcntl(self.file, fcntl.F_ADD_SEALS, _SEAL_FUTURE_WRITE)
+        fcntl.fcntl(self.file, fcntl.F_ADD_SEALS, _SEALS)
 
     def close(self) -> None:
         os.close(self.file)

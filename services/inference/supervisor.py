@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from services.inference.journal import Journal
 
@@ -100,7 +101,7 @@ class Supervisor:
         try:
             os.close(self._lifeline[1])
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            place.life(self._lifeline[0], lambda: self._ready.__setitem__(place.number, 1))
+            place.life(self._lifeline[0], partial(self._note_ready, place))
             code = 0
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent's code must not run on
             self.journal.fault(error, process=place.name)
@@ -108,6 +109,9 @@ class Supervisor:
             sys.stderr.flush()
             # the parent's files and exit handlers are the parent's
             os._exit(code)
+
+    def _note_ready(self, place: _Place) -> None:
+        self._ready[place.number] = 1
 
     def _patience(self) -> float:
         waits = [p.start_at - time.monotonic() for p in self._places if p.pid == 0]

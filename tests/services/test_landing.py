@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import mmap
+import os
 import socket
 import ssl
 import threading
@@ -223,3 +225,16 @@ def test_memory_files_that_are_not_kept_are_given_back():
     held[0].view[:] = bytes(2**20)
     held.clear()
     assert len(files._idle) == 1
+
+
+def test_who_decodes_a_body_can_neither_change_nor_cut_it():
+    landed = landing.MemoryFiles().take(1000)
+    landed.view[:] = b"x" * 1000
+    for harm in (
+        lambda: os.pwrite(landed.file, b"y", 0),
+        lambda: os.ftruncate(landed.file, 0),
+        lambda: mmap.mmap(landed.file, 1000),
+    ):
+        with pytest.raises(PermissionError):
+            harm()
+    assert os.pread(landed.file, 1000, 0) == b"x" * 1000
