@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from data_schemas.errors import PackageError
 from data_schemas.score import ScopeAnswer
@@ -146,18 +147,26 @@ def looks(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     Mean and standard deviation of each channel; mean step between neighbours along columns and
     along rows, of the middle channel.
     """
+    return np.array([_look(np.ascontiguousarray(image)) for image in images], np.float64)
+
+
+def _look(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    height, width, channels = image.shape
+    # by counting, which is exact; Pillow counts twice as fast as NumPy
+    counted = Image.fromarray(image[..., 0] if channels == 1 else image).histogram()
+    shares = np.array(counted, np.float64).reshape(channels, 256) / (height * width)
     levels = np.arange(256.0)
-    parts = []
-    for image in images:
-        flat = image.reshape(-1, image.shape[-1])
-        # by counting: ten times as fast as sums of floats, and exact
-        counts = np.stack([np.bincount(column, minlength=256) for column in flat.T]) / len(flat)
-        means = (counts * levels).sum(axis=1)
-        variances = (counts * (levels - means[:, None]) ** 2).sum(axis=1)
-        middle = image[..., image.shape[-1] // 2].astype(np.int16)
-        steps = [np.abs(np.diff(middle, axis=axis)).mean() for axis in (0, 1)]
-        parts.append(np.concatenate([means, np.sqrt(variances), steps]))
-    return np.asarray(parts, np.float64)
+    means = (shares * levels).sum(axis=1)
+    variances = (shares * (levels - means[:, None]) ** 2).sum(axis=1)
+    middle = np.ascontiguousarray(image[..., channels // 2])
+    steps = (_mean_step(middle[1:], middle[:-1]), _mean_step(middle[:, 1:], middle[:, :-1]))
+    return np.concatenate([means, np.sqrt(variances), steps])
+
+
+def _mean_step(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    # in eight bits, sixteen pixels at a time: a difference of unsigned numbers has no sign to lose
+    apart = np.maximum(one, other) - np.minimum(one, other)
+    return float(apart.sum(dtype=np.int64) / apart.size)
 
 
 def features(look: Floats) -> dict[str, Any]:

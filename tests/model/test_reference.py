@@ -56,6 +56,16 @@ def test_false_alarms_are_as_rare_as_is_said_and_strange_images_are_caught():
     assert found.see(own.embeddings[0], noise).scope.reasons == references.REASONS[1:]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_an_image_looks_like_is_what_its_numbers_say(channels):
+    image = RANDOM.integers(0, 256, (9, 14, channels), np.uint8)
+    plain, middle = image.astype(float), image[..., channels // 2].astype(float)
+    steps = [np.abs(np.diff(middle, axis=axis)).mean() for axis in (0, 1)]
+    expected = [*plain.mean(axis=(0, 1)), *plain.std(axis=(0, 1)), *steps]
+    assert looks(image[None]) == pytest.approx(np.array([expected]), abs=1e-9)
+    assert np.array_equal(looks(image[:, ::-1][None, :, ::-1]), looks(image[None]))
+
+
 @pytest.mark.parametrize(("count", "rate", "place"), [(1, 1 / 2, 1), (60, 1 / 61, 60), (99, 0.01, 99), (999, 0.01, 990)])  # fmt: skip
 def test_of_few_images_no_rarer_alarm_is_claimed_than_they_can_show(count, rate, place):
     limit, claimed = references.limit_of(np.arange(1, count + 1))
