@@ -276,15 +276,26 @@ def test_a_batch_that_does_not_fit_goes_in_parts():
     assert tight.of(plan).fits
 
 
-def test_more_networks_only_where_time_allows_and_they_are_small():
+def test_more_networks_only_where_time_allows_and_they_are_small_or_learn_from_few():
     quick = estimate(image_s=0.001)
     plan, why = planned(timed=quick, size=28)
     assert plan.network.members == 5
     assert why["network.members"].kind == "trial"
     slow, _ = planned(timed=estimate(image_s=0.5), size=28)
     assert slow.network.members < 5
-    large, _ = planned(timed=quick)
-    assert large.network.members == 1
+    few, _ = planned(timed=quick)
+    assert few.network.members == 2
+    assert planned(timed=estimate(image_s=0.5))[0].network.members == 1
+    assert planned(timed=quick, size=192)[0].network.members == 1
+    assert planned(timed=quick, labels=(label(counts=(1500, 900)),))[0].network.members == 1
+
+
+def test_small_pictures_are_seen_often_whatever_their_number():
+    epochs = [
+        planned(labels=(label(counts=(count, count)),), size=28)[0].learning.epochs
+        for count in (200, 2500, 50_000)
+    ]
+    assert epochs == [60, 28, 20]
 
 
 def test_minutes_shorten_a_plan_only_if_they_were_given():

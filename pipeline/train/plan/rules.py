@@ -78,6 +78,10 @@ KNOWN_WEIGHTS = When(
 )
 IMAGENET = When("from ImageNet weights", lambda f: f.starts_from_imagenet)
 TINY_NETWORK = When("backbone convnet", lambda f: f.backbone == "convnet")
+FEW_LARGE = When(
+    "from ImageNet weights, 256 px or more, fewer than 2,000 training images",
+    lambda f: f.starts_from_imagenet and f.size >= 256 and f.train < 2000,
+)
 UNEVEN = When("rarest class under half of the commonest", lambda f: f.balance < 0.5)
 NOISY_TUNE = When("fewer than 150 tuning images", lambda f: f.tune < 150)
 LONG = When("2,000 steps or more", lambda f: f.steps >= 2000)
@@ -126,7 +130,7 @@ def usual_epochs(f: Facts) -> int:
     if f.starts_from_imagenet:
         return _bounded(times_each(f, 36, 20_000, 50_000), 3, 60)
     if f.size <= 64:
-        return _bounded(times_each(f, 60, 20_000, 140_000), 5, 200)
+        return _bounded(times_each(f, 60, 20_000, 140_000), 20, 200)
     return _bounded(times_each(f, 40, 40_000, 400_000), 5, 60)
 
 
@@ -237,6 +241,8 @@ RULES: tuple[Rule, ...] = (
     Rule("network.views", "rule", ALWAYS, "mirror", "the mean of an image and its mirror image is steadier"),
     Rule("network.members", "trial", TINY_NETWORK & TIME_FOR_MORE, Computed("as many as the time allows, at most 5", affordable_members),
          "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed; small networks differ from seed to seed"),
+    Rule("network.members", "trial", FEW_LARGE & TIME_FOR_MORE, 2,
+         "networks of {f.train:,} images differ from seed to seed: the mean of two is steadier; one takes {f.member_minutes:.1f} min"),
     Rule("network.members", "rule", ALWAYS, 1,
          "every further network is one more to wait for in every answer"),
     # learning
@@ -249,8 +255,8 @@ RULES: tuple[Rule, ...] = (
          Computed("36 times each image, 20,000 to 50,000 in all, 3 to 60 epochs", usual_epochs),
          "{f.train:,} training images: 20,000 to 50,000 are seen in all"),
     Rule("learning.epochs", "rule", SMALL,
-         Computed("60 times each image, 20,000 to 140,000 in all, 5 to 200 epochs", usual_epochs),
-         "{f.train:,} training images from scratch: 20,000 to 140,000 are seen in all"),
+         Computed("60 times each image, 20,000 to 140,000 in all, 20 to 200 epochs", usual_epochs),
+         "{f.train:,} training images from scratch: 20,000 to 140,000 are seen in all, each at least 20 times"),
     Rule("learning.epochs", "rule", ALWAYS,
          Computed("40 times each image, 40,000 to 400,000 in all, 5 to 60 epochs", usual_epochs),
          "{f.train:,} training images from scratch: 40,000 to 400,000 are seen in all"),
