@@ -133,7 +133,7 @@ ENV HILUM_MODEL=/model HILUM_HOST=0.0.0.0 HILUM_PORT=8080 OMP_NUM_THREADS=1
 USER 10001:10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as http; http.urlopen('http://127.0.0.1:' + os.environ['HILUM_PORT'] + '/readyz', timeout=3)"]
+  CMD ["python", "-c", "import os, ssl, urllib.request as http; s = 's' * bool(os.environ.get('HILUM_TLS_CERT')); http.urlopen('http' + s + '://127.0.0.1:' + os.environ['HILUM_PORT'] + '/readyz', timeout=3, context=ssl._create_unverified_context() if s else None)"]
 ENTRYPOINT ["hilum", "serve"]
 ARG VERSION=""
 ARG REVISION=""

@@ -153,6 +153,7 @@ class Plan(Document):
 
     VERSION: ClassVar[int] = 2
 
+    schema_version: Literal[2] = 2
     labels: tuple[str, ...] = Field(
         default=(),
         description="several binary labels, or one label of classes; empty: the data set's only label",

@@ -60,7 +60,11 @@ class Notices(Part):
 
     insufficient: str
     reasons: dict[str, str] = Field(
-        description="what a quality reason says before its colon -> sentence; `other`: the rest"
+        description="what a quality reason says before its colon -> sentence; `other`: none is given"
+    )
+    further: str = Field(
+        default="There is a further reason, which the score names.",
+        description="beside the reasons that have a sentence, or alone: one that has none",
     )
     insufficient_advice: str
     out_of_scope: str

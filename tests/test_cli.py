@@ -199,3 +199,16 @@ def test_settings_faults_come_all_at_once_with_their_places(tmp_path, monkeypatc
     assert "plan.yaml:3: learning.bach: is not a known key; did you mean `learning.batch`?" in err
     assert "plan.yaml:4: seed: " in err
     assert "--set learning.rate=-1: learning.rate: " in err
+
+
+def test_deidentify_takes_as_many_processes_as_it_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("scipy")
+    from pipeline.ingest.deidentify import deidentify as room
+
+    told = {}
+    monkeypatch.setattr(room, "deidentify", lambda *_, **named: told.update(named) or [])
+    monkeypatch.setenv("HILUM_PSEUDONYM_KEY", "a key of the tests, long enough for one")
+    assert main(["deidentify", str(tmp_path), str(tmp_path / "out"), "--workers", "3"]) == 0
+    assert told["workers"] == 3
+    with pytest.raises(SystemExit):
+        main(["deidentify", str(tmp_path), str(tmp_path / "out"), "--workers", "-1"])

@@ -27,6 +27,7 @@ from pipeline.demo.sheet import contact_sheet
 from pipeline.demo.steps import Say, StepFailedError, Walk
 from pipeline.ingest.store import Dataset, open_dataset
 from pipeline.model.package import open_package
+from pipeline.tracking.page import page_of
 from pipeline.tracking.registry import fetch_package
 
 MARKER = ".hilum-demo"
@@ -305,7 +306,6 @@ def summary_text(summary: dict[str, Any]) -> str:
     )
     auc = summary["evaluation"].get(f"auc/{score['primary']}", {})
     ece = summary["evaluation"].get(f"ece/{score['primary']}", {})
-    pages = summary["tracking_uri"]
     return f"""
 ================ the whole road, once ================
 
@@ -327,7 +327,8 @@ test split: {summary["evaluation"].get("images")} images of {summary["evaluation
 
 next
   hilum serve models:/{MODEL}@champion            then its page: http://127.0.0.1:8080
-  mlflow ui --backend-store-uri {pages}    run {summary["run_id"]}
+  {page_of(summary["tracking_uri"])}
+                                                  the reviewer's page, run {summary["run_id"]}
   hilum report {out}/score.json
   photographs: {out}/contact-sheet.png
 """

@@ -22,6 +22,21 @@ Kind = Literal[
     "unread",
 ]
 
+REASONS = {
+    "not sharp": "blur",
+    "out of focus": "blur",
+    "too dark": "dark",
+    "too bright": "bright",
+    "overexposed": "bright",
+    "field not visible": "field",
+    "detail is lost in blocks": "blocks",
+    "smeared in one direction": "motion",
+    "little contrast": "contrast",
+    "part of the field is in shade": "shade",
+    "not the colour of a retina": "colour",
+}
+"""What the quality check says before its colon -> what the reader calls it."""
+FURTHER, NONE_GIVEN = "further", "other"
 VERDICTS = {"positive": "present", "negative": "absent", "indeterminate": "uncertain"}
 
 
@@ -157,10 +172,27 @@ def _notice(reading: Reading, score: Score) -> list[Problem]:
     insufficient = score.verdict == "insufficient_quality"
     if reading.quality != (("insufficient",) if insufficient else ()):
         problems.append(Problem("quality", f"the text says {reading.quality}"))
-    if insufficient and not reading.reasons:
-        problems.append(Problem("missing", "the reason"))
+    problems += _reasons(reading, score) if insufficient else _no_reasons(reading)
     if reading.out_of_scope == insufficient:
         problems.append(Problem("unsupported" if reading.out_of_scope else "missing", "the scope"))
     if "refer" not in reading.advice:
         problems.append(Problem("advice", "is missing"))
     return problems
+
+
+def _reasons(reading: Reading, score: Score) -> list[Problem]:
+    if not reading.reasons:
+        return [Problem("missing", "the reason")]
+    expected = {REASONS.get(one.partition(":")[0], FURTHER) for one in score.quality.reasons}
+    expected = expected or {NONE_GIVEN}
+    # a vocabulary may lack words for a reason: then it says that there is a further one
+    said = set(reading.reasons) - {FURTHER}
+    problems = [Problem("unsupported", f"the reason `{one}`") for one in sorted(said - expected)]
+    missing = sorted(expected - said)
+    if bool(missing) != (FURTHER in reading.reasons):
+        problems.append(Problem("missing" if missing else "unsupported", f"reasons: {missing}"))
+    return problems
+
+
+def _no_reasons(reading: Reading) -> list[Problem]:
+    return [Problem("unsupported", f"the reason `{one}`") for one in reading.reasons]

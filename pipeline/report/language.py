@@ -168,8 +168,13 @@ def _gaps(vocabulary: Vocabulary) -> list[str]:
     faults = [f"two findings are called {name!r}" for name in set(names) if names.count(name) > 1]
     for name, words in vocabulary.findings.items():
         faults += [f"{name} has no sentence for {s}" for s in sorted(states - set(words.phrases))]
-    missing = set(get_args(OverallState)) - set(vocabulary.overall)
-    return faults + [f"overall has no sentence for {state}" for state in sorted(missing)]
+    for group, needed in (
+        ("eye", {"L", "R"} - set(vocabulary.eye)),
+        ("quality", {"sufficient", "not_assessed"} - set(vocabulary.quality)),
+        ("overall", set(get_args(OverallState)) - set(vocabulary.overall)),
+    ):
+        faults += [f"{group} has no sentence for {state}" for state in sorted(needed)]
+    return faults
 
 
 def _as_choices(phrases: Phrases, covers: int) -> list[Choice]:

@@ -32,6 +32,7 @@ from pipeline.report.language import (
 )
 from pipeline.report.manner import manner
 from pipeline.report.network import Decoder, Size
+from pipeline.report.readback import check_reads_back
 from pipeline.report.simulate import SimulatedReport, draw_report, draw_score
 from pipeline.report.write import draft, open_writer
 from pipeline.tracking.runs import TrackedRun, tracked_run
@@ -95,7 +96,8 @@ def learn(
     check_language(vocabulary)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ReportError("is not an empty folder", where=folder, mend="choose another --out")
-    _check_reads_back(vocabulary, plan.seed)
+    check_reads_back(vocabulary)
+    _check_drafts(vocabulary, plan.seed)
     tags = {"hilum.vocabulary": vocabulary.name, "hilum.vocabulary_sha256": vocabulary.digest()}
     with tracked_run(tracking_uri, EXPERIMENT, f"writer-{vocabulary.name}", tags) as run:
         run.log_params({f"writer.{key}": value for key, value in plan.model_dump().items()})
@@ -220,8 +222,8 @@ def _size(vocabulary: Vocabulary, plan: WriterPlan) -> Size:
     return Size(len(tokens_of(vocabulary)), positions, plan.layers, plan.heads, plan.width)
 
 
-def _check_reads_back(vocabulary: Vocabulary, seed: int) -> None:
-    """Refuse a vocabulary whose sentences the independent reader doesn't understand."""
+def _check_drafts(vocabulary: Vocabulary, seed: int) -> None:
+    """Refuse a vocabulary whose drafts, whole, don't pass the check."""
     rng = np.random.default_rng([seed, 2])
     for _ in range(50):
         draft(draw_score(vocabulary, rng), vocabulary)

@@ -25,7 +25,7 @@ NOT_ASSESSED = r"(?:was|were|is|are)?\s*not (?:been )?(?:assessed|evaluated|judg
 HEDGES = r"possibl[ey]|may (?:be|have)|might|suspected|suspicion of|equivocal|uncertain|not (?:certain|sure)|cannot be (?:excluded|ruled out)|questionable"
 NEGATIONS = r"no|not|none|nor|neither|never|without|absent|absence|lack(?:s|ing)?|free (?:of|from)|\w+n't|cannot"
 PRIORS = r"unchanged|stable|interval|prior|previous(?:ly)?|again|earlier|former(?:ly)?|since|compar(?:ed|ison)|improved|worse(?:ned|ning)?|progress(?:ed|ion)|increas(?:ed|ing)|decreas(?:ed|ing)|resolved|persist(?:s|ent|ing)?|still|remain(?:s|ing)?|now|recent(?:ly)?|newly|new(?! (?:blood )?vessels?)"
-CLAUSE_END = r";|,?\s+\b(?:but|however|although|though|yet|except)\b"
+CLAUSE_END = r";|,?\s+\b(?:but(?! not (?:certain|sure))|however|although|though|yet|except)\b"
 OVERALL = r"(positive|negative|indeterminate) for"
 OVERALL_STATES: dict[str, FindingState] = {
     "positive": "present",
@@ -45,8 +45,18 @@ REASONS = {
     "dark": r"too dark|under-?exposed",
     "bright": r"too bright|over-?exposed",
     "field": r"too little of the field",
+    "blocks": r"detail is lost in blocks",
+    "motion": r"smeared by movement",
+    "contrast": r"too little contrast",
+    "shade": r"part of the field (?:of view )?is in shade",
+    "colour": r"unlike a retina in colour",
+    "further": r"a further reason, which the score names",
     "other": r"no further reason",
 }
+HARMLESS = (
+    r"no findings? (?:was|were) (?:assessed|evaluated|judged)|if (?:this|that) is not possible"
+)
+"""Negations that turn no claim about the eye, the image or what to do."""
 ADVICE = {
     "refer": r"refer|referral",
     "review": r"review",
@@ -98,7 +108,7 @@ class Reading:
     unknown: tuple[str, ...]
     """Words that the reader has no rule for."""
     unread: tuple[str, ...]
-    """Sentences in which it found no claim."""
+    """Sentences with a clause in which it found no claim, or one that a negation or a hedge may turn."""
 
 
 def read(text: str) -> Reading:
@@ -139,8 +149,7 @@ def _sentence(sentence: str, place: int) -> Reading:
     quality = _quality(low) if "quality" in low else ()
     reasons = tuple(reason for reason, words in REASONS.items() if _find(words, low))
     advice = frozenset(kind for kind, words in ADVICE.items() if _find(words, low))
-    out = "outside what" in low
-    claims = (findings, overall, grades, quality, reasons, sides if of_eye else (), advice, out)
+    followed = is_grade or all(_is_followed(clause) for clause in clauses)
     return Reading(
         findings=tuple(findings),
         overall=tuple(overall),
@@ -149,14 +158,30 @@ def _sentence(sentence: str, place: int) -> Reading:
         stray_sides=() if of_eye else sides,
         quality=quality,
         reasons=reasons,
-        out_of_scope=out,
+        out_of_scope="outside what" in low,
         advice=advice,
         points_to_others="other findings" in low,
         priors=tuple(_find(PRIORS, low)),
         numbers=tuple(re.findall(r"\d+", low)),
         unknown=_unknown(low, is_grade=is_grade),
-        unread=() if any(claims) else (sentence,),
+        unread=() if followed else (sentence,),
     )
+
+
+def _is_followed(clause: str) -> bool:
+    """Tell whether a clause claims something, and nothing in it may turn the claim unnoticed."""
+    if not re.search(r"\w", clause):
+        return True
+    # findings, the impression and the quality have rules of their own for negation
+    if any(_find(words, clause) for words in (*TERMS.values(), OVERALL, "quality")):
+        return True
+    harmless, clause = _take(HARMLESS, clause)
+    reasons, rest = _take("|".join(REASONS.values()), clause)
+    others = "outside what" in clause or "other findings" in clause
+    advice = any(_find(words, clause) for words in ADVICE.values())
+    sides = any(word in SIDES for word in re.findall(r"\w+", clause))
+    claims = harmless or reasons or others or advice or sides
+    return bool(claims) and not _find(f"{NEGATIONS}|{HEDGES}", rest)
 
 
 def _mentions(clause: str, place: int) -> list[Mention]:
@@ -201,8 +226,12 @@ def _grade(low: str) -> tuple[str, ...]:
 
 
 def _quality(low: str) -> tuple[str, ...]:
-    if _find(r"insufficient|inadequate|poor|not (?:sufficient|adequate)", low):
-        return ("insufficient",)
+    _, low = _take(HARMLESS, low)
+    if _find(HEDGES, low):
+        return ("unclear",)
+    bad, rest = _take(r"insufficient|inadequate|poor|not (?:sufficient|adequate)", low)
+    if bad:
+        return ("unclear",) if _find(NEGATIONS, rest) else ("insufficient",)
     if _find(NOT_ASSESSED, low):
         return ("not_assessed",)
     good = _find(r"sufficient|adequate|good", low) and not _find(NEGATIONS, low)

@@ -243,6 +243,7 @@ def _notice(score: Score, vocabulary: Vocabulary) -> tuple[Sentence, ...]:
         # a reason carries measured numbers after a colon, which a draft doesn't repeat
         reasons = {reason.partition(":")[0] for reason in score.quality.reasons}
         why = [text for reason, text in words.reasons.items() if reason in reasons]
+        why += [words.further] if reasons - set(words.reasons) else []
         why = why or [words.reasons["other"]]
         texts = [words.insufficient, *why, words.insufficient_advice]
     evidence = (Evidence(subject="quality", state=score.verdict),)

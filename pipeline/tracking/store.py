@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from data_schemas.errors import TrackingError
+from pipeline.tracking.page import QUIET_SERVER
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -274,5 +275,5 @@ def _nobody(parts: SplitResult, what: str) -> TrackingError:
     return TrackingError(
         what,
         where=parts.geturl(),
-        mend=f"start one: mlflow server --host {parts.hostname} --port {parts.port or 5000}",
+        mend=f"start one: {QUIET_SERVER} --host {parts.hostname} --port {parts.port or 5000}",
     )

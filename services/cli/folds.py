@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.tracking.page import page_of
 from services.cli.tables import aligned
 
 if TYPE_CHECKING:
@@ -64,8 +65,3 @@ def folds_tree(
         "notes": list(crossed.notes),
         "seconds": round(crossed.seconds, 1),
     }
-
-
-def page_of(uri: str) -> str:
-    """Return where, or by which command, a person sees the runs of a tracking store."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"

@@ -1,17 +1,21 @@
 """What the Dockerfile and the files of deploy/ promise, read from the files themselves."""
 
+import http.server
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from services.inference.settings import ServiceSettings
+from tests.services.test_access import certificate
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -222,6 +226,38 @@ def test_serving_is_probed_where_it_listens():
     assert "/readyz" in probe
     assert "HILUM_PORT" in probe
     assert not any(tool in probe for tool in ("curl", "wget"))
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_the_probe_asks_by_the_scheme_that_the_port_speaks(tmp_path, secure):
+    asked = []
+
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Ready)
+    environment = {"HILUM_PORT": str(server.server_port), "PATH": os.environ["PATH"]}
+    if secure:
+        chain, key = certificate(tmp_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        environment["HILUM_TLS_CERT"] = str(chain)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    words = json.loads(re.search(r"CMD (\[.*\])", last("serve", "HEALTHCHECK"))[1])
+    probe = [sys.executable, *words[1:]]
+    assert subprocess.run(probe, env=environment, check=False, timeout=60).returncode == 0
+    assert asked == ["/readyz"]
+    server.shutdown()
+    server.server_close()
+    refused = subprocess.run(probe, env=environment, check=False, timeout=60, capture_output=True)
+    assert refused.returncode != 0
 
 
 def test_requirements_are_those_of_pyproject():

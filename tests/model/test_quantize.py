@@ -115,6 +115,9 @@ def test_hilum_verify_refuses_another_package(precise_package, capsys):
     assert main([*words, precise_package.sha256[:12]]) == 0
     assert main([*words, "0" * 64]) == 2
     assert "expected 0000" in capsys.readouterr().err
+    for nothing in ("", precise_package.sha256[:11]):  # an unset variable, say
+        assert main([*words, nothing]) == 2
+        assert "12 digits" in capsys.readouterr().err
 
 
 class Deep(tiny.EvidenceNetwork):

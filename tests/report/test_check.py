@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from pipeline.report.check import check
+from pipeline.imaging.quality import _WORDS
+from pipeline.report.check import REASONS, check
 from pipeline.report.evidence import Statement
 from pipeline.report.language import choices
 from pipeline.report.read import read
@@ -164,6 +165,53 @@ def test_a_finding_in_an_ungradable_draft_is_caught(vocabulary, demo_like_scores
     assert check(text, score)  # the same notice about a judged image
 
 
+def test_every_reason_of_the_quality_check_has_words_of_its_own(vocabulary):
+    words = set(_WORDS.values()) | {"too bright", "not the colour of a retina"}
+    assert set(REASONS) == words
+    assert set(vocabulary.notices.reasons) == words | {"other"}
+
+
+def test_another_reason_or_none_or_one_too_many_is_caught(vocabulary, demo_like_scores):
+    given = ("too dark: 1", "out of focus: 2")
+    quality = demo_like_scores[0].quality.model_copy(update={"sufficient": False, "reasons": given})
+    bad = demo_like_scores[0].model_copy(
+        update={"verdict": "insufficient_quality", "quality": quality}
+    )
+    text = draft(bad, vocabulary).text
+    assert check(text, bad) == ()
+    reasons = vocabulary.notices.reasons
+    dark = reasons["too dark"]
+    for other in (reasons["too bright"], reasons["other"], ""):
+        assert check(text.replace(dark, other), bad)
+    assert check(text.replace(dark, f"{dark} {reasons['too bright']}"), bad)
+    assert check(text.replace(dark, f"{dark} {vocabulary.notices.further}"), bad)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Positive for referable diabetic retinopathy; no referral advised.",
+        "This is not a photograph of the right eye.",
+        "This may be a photograph of the right eye.",
+        "The photograph is not blurred.",
+        "This image is not outside what the software was made for.",
+        "Negative for maculopathy, but the other findings need no review by a clinician.",
+        "There are no haemorrhages, but there are.",
+        "Haemorrhages are present, however not.",
+        "Please do not repeat the photograph.",
+    ],
+)
+def test_what_a_negation_turns_outside_of_findings_is_not_read_as_said(text):
+    assert read(text).unread == (text,)
+
+
+@pytest.mark.parametrize(
+    "text", ["The quality is not insufficient.", "The quality may be sufficient."]
+)
+def test_a_quality_that_is_turned_is_unclear(text):
+    assert read(text).quality == ("unclear",)
+
+
 @pytest.mark.parametrize(
     ("text", "findings"),
     [
@@ -183,6 +231,7 @@ def test_a_finding_in_an_ungradable_draft_is_caught(vocabulary, demo_like_scores
         ("Possible exudates, not present.", {"exudates": "unclear"}),
         ("The software didn't see exudates.", {"exudates": "absent"}),
         ("Exudates present, positive for haemorrhages.", {"exudates": "present"}),
+        ("Haemorrhages are present but not certain.", {"haemorrhages": "uncertain"}),
     ],
 )
 def test_sentences_that_are_not_ours_are_read(text, findings):

@@ -1,6 +1,7 @@
 """The vocabulary is unambiguous, wholly reachable, and reads back word for word."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pipeline.report.language import (
     tokens_of,
     words_of,
 )
-from pipeline.report.read import read
+from pipeline.report.readback import check_reads_back
 from pipeline.report.write import choose
 
 
@@ -41,24 +42,32 @@ def test_no_sentence_begins_another(vocabulary):
     assert not [(a, b) for a, b in itertools.permutations(texts, 2) if b.startswith(a)]
 
 
-def test_every_sentence_reads_back_to_its_state(vocabulary):
-    for statement, choice in everything(vocabulary):
-        reading = read(choice.text)
-        assert not any([reading.unknown, reading.unread, reading.priors, reading.numbers])
-        if statement.subject == "eye":
-            assert reading.eyes == (statement.state,)
-        elif statement.subject == "quality":
-            assert reading.quality == (statement.state,)
-        elif statement.subject == "grade":
-            assert reading.grades == (statement.state,)
-            assert not reading.findings
-        elif statement.subject == "overall":
-            assert [m.state for m in reading.overall] == [statement.state.split("_")[0]]
-            assert not reading.findings
-        else:
-            assert len(reading.findings) == choice.covers
-            assert {m.state for m in reading.findings} == {statement.state}
-            assert statement.subject in {m.finding for m in reading.findings}
+def test_every_sentence_reads_back_as_what_it_stands_for(vocabulary):
+    check_reads_back(vocabulary)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["Exudates unchanged.", "There are 3 exudates.", "Exudates and haemorrhages.", "Drusen seen."],
+)
+def test_a_finding_s_sentence_that_says_more_or_else_is_refused(vocabulary, sentence):
+    spoiled = _with_present(vocabulary, "exudates", ("Exudates present.", sentence))
+    with pytest.raises(ReportError, match=re.escape(f"{sentence!r} doesn't say: exudates present")):
+        check_reads_back(spoiled)
+
+
+def test_an_impression_or_a_notice_that_advises_the_opposite_is_refused(vocabulary):
+    refer = dict.fromkeys(vocabulary.styles, ("Positive for {name}; no referral advised.",))
+    overall = {**vocabulary.overall, "present_refer": refer}
+    with pytest.raises(ReportError, match="doesn't say: overall present_refer"):
+        check_reads_back(vocabulary.model_copy(update={"overall": overall}))
+    notices = vocabulary.notices.model_copy(update={"insufficient_advice": "Refer never."})
+    with pytest.raises(ReportError, match=r"'Refer never\.' doesn't say: refer"):
+        check_reads_back(vocabulary.model_copy(update={"notices": notices}))
+    reasons = {**vocabulary.notices.reasons, "too dark": "The photograph is too bright."}
+    notices = vocabulary.notices.model_copy(update={"reasons": reasons})
+    with pytest.raises(ReportError, match="doesn't say: the reason `dark`"):
+        check_reads_back(vocabulary.model_copy(update={"notices": notices}))
 
 
 class Wants:
@@ -135,6 +144,19 @@ def test_a_state_without_words_is_refused(vocabulary):
     )
     with pytest.raises(ReportError, match="exudates has no sentence for uncertain"):
         check_language(spoiled)
+
+
+def test_a_missing_eye_or_quality_is_refused(vocabulary):
+    spoiled = vocabulary.model_copy(
+        update={
+            "eye": {"L": vocabulary.eye["L"]},
+            "quality": {"sufficient": vocabulary.quality["sufficient"]},
+        }
+    )
+    with pytest.raises(ReportError) as caught:
+        check_language(spoiled)
+    assert "eye has no sentence for R" in str(caught.value)
+    assert "quality has no sentence for not_assessed" in str(caught.value)
 
 
 def test_a_missing_style_is_a_fault_of_the_file(vocabulary):

@@ -148,7 +148,15 @@ def test_wording_changes_at_the_two_limits_and_nowhere_else(vocabulary, demo_lik
             ("too dark: 12 < 30", "field not visible: 0.31 < 0.70"),
             "The photograph is too dark. Too little of the field of view is visible.",
         ),
-        (("something else: 4",), "The software gives no further reason."),
+        (
+            ("out of focus: focus 0.10, typical 0.40", "overexposed: burnt 0.40, typical 0.01"),
+            "The photograph is overexposed. The photograph is out of focus.",
+        ),
+        (("something else: 4",), "There is a further reason, which the score names."),
+        (
+            ("too dark: 12 < 30", "something else: 4"),
+            "The photograph is too dark. There is a further reason, which the score names.",
+        ),
         ((), "The software gives no further reason."),
     ],
 )

@@ -211,7 +211,9 @@ def test_the_command_makes_lists_and_revokes_keys(tmp_path, capsys):
     assert hilum(capsys, "keys", "revoke", name, "--file", file)[0] == 0
     assert name not in hilum(capsys, "keys", "list", "--file", file)[1]
     assert hilum(capsys, "keys", "revoke", name, "--file", file)[0] == 2
-    assert hilum(capsys, "keys", "add", "x", "--file", file, "--days", "-1")[0] == 2
+    # 0 days is an end that somebody worked out wrongly, and not "for good"
+    for wrong in (("--days", "-1"), ("--days", "0"), ("--rate", "0"), ("--rate", "nan")):
+        assert hilum(capsys, "keys", "add", "x", "--file", file, *wrong)[0] == 2
     assert hilum(capsys, "keys", "add", "--file", file)[0] == 2
 
 

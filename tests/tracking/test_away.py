@@ -122,7 +122,7 @@ def test_the_server_dies_comes_back_and_dies_again(
     # the one command: while the server is still away, then killed, then whole, then again
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["send", str(folder)]) == 1
-    assert "mlflow server --host 127.0.0.1" in capsys.readouterr().err
+    assert "mlflow server --workers 1 --host 127.0.0.1" in capsys.readouterr().err
     real_server.start()
     send_is_killed(folder, monkeypatch)
     assert story.found().info.status == "RUNNING"

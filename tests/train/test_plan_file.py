@@ -132,6 +132,7 @@ def test_another_file_keeps_its_fingerprint_beside_it(written, tmp_path):
         ("balance: none", "balance: some", "learning.balance: input should be"),
         ("  rate: ", "  rate: 1\n  rate: ", "learning.rate: stands twice in this file"),
         ("schema_version: 2", "schema_version: [", "is not YAML"),
+        ("schema_version: 2", "schema_version: 1", "schema_version: input should be 2, got 1"),
     ],
 )  # fmt: skip
 def test_a_plan_edited_wrongly_ends_with_file_line_and_key(written, old, new, told):

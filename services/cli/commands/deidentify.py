@@ -21,6 +21,7 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from services.cli.access import whole
 from services.cli.console import Console
 from services.cli.key import pseudonym_key
 
@@ -55,7 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="write files with suspected text, too; the log marks them",
     )
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes (default: one for each core)"
+        "--workers",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="processes (default: one for each core)",
     )
     parser.add_argument("--key-file", type=Path, help="file with the key of the pseudonyms")
 
@@ -81,7 +86,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
         Choice(options.dates, frozenset(options.retain)), options.keep_burned_in, suspects
     )
     key = pseudonym_key(options.key_file, console)
-    outcomes = deidentify(options.source, options.out, settings, key=key, progress=console.progress)
+    outcomes = deidentify(
+        options.source,
+        options.out,
+        settings,
+        key=key,
+        workers=options.workers,
+        progress=console.progress,
+    )
     tree = counts(outcomes)
     lines = [f"{len(outcomes):>8}  files read"]
     lines += [f"{count:>8}  {status}" for status, count in tree["files"].items()]

@@ -58,10 +58,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _add(path: Path, options: argparse.Namespace, console: Console) -> None:
-    if (options.days or 1) <= 0 or (options.rate or 1) <= 0:
+    if any(value is not None and not value > 0 for value in (options.days, options.rate)):
         raise UsageError("must be greater than 0", where="--days, --rate")
     end = None
-    if options.days:
+    if options.days is not None:
         end = (datetime.now(UTC) + timedelta(days=options.days)).replace(microsecond=0)
     scopes = tuple(dict.fromkeys(options.scope or ("score",)))
     key, text = new_key(options.name, scopes, expires=end, rate=options.rate)

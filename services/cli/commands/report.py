@@ -5,7 +5,7 @@ is shown. With --writer a trained writer chooses among the sentences; without it
 Nothing that comes out is signed: a named clinician has to read it.
 
 example:
-  curl -s --data-binary @eye.dcm http://localhost:8000/v1/scores > score.json
+  curl -sf --data-binary @eye.dcm http://127.0.0.1:8080/v1/scores > score.json
   hilum report score.json --writer writer
 """
 

@@ -19,9 +19,9 @@ from data_schemas import settings
 from data_schemas.errors import UsageError
 from data_schemas.files import write_text
 from data_schemas.plan import Plan
+from pipeline.tracking.page import page_of
 from services.cli.commands.train import default_state
 from services.cli.console import Console
-from services.cli.folds import page_of
 from services.cli.planning import planned, refuse_no_folder
 from services.cli.settings import layers_of, preset_names, tracking_uri
 from services.cli.tables import aligned

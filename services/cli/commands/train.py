@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from data_schemas import settings
 from data_schemas.errors import UsageError
 from data_schemas.plan import Plan
+from pipeline.tracking.page import page_of
 from services.cli.console import Console
-from services.cli.folds import folds_text, folds_tree, page_of
+from services.cli.folds import folds_text, folds_tree
 from services.cli.planning import placed, planned, refuse_no_folder
 from services.cli.settings import layers_of, preset_names, tracking_uri
 

@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from pipeline.model.verify import Verified
 
 MOST_IMAGES = 1024
+SHORTEST_DIGEST = 12
+"""Of the package that is wanted: fewer digits would let others pass, none any."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", metavar="PACKAGE", help="package folder or models:/NAME@ALIAS")
-    parser.add_argument("--sha256", metavar="DIGEST", help="refuse any package but this one")
+    parser.add_argument(
+        "--sha256", metavar="DIGEST", help="refuse any package but this one (12 digits at least)"
+    )
     parser.add_argument("--dataset", type=Path, metavar="FOLDER", help="images of this data set")
     parser.add_argument(
         "--split", choices=get_args(Split), default="calibration", help="(default calibration)"
@@ -46,8 +50,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
     with opened_package(options.model) as (package, _):
         digest = package.sha256
-        if options.sha256 and not digest.startswith(options.sha256.lower()):
-            raise UsageError(f"the package is {digest}, expected {options.sha256}")
+        wanted = options.sha256
+        if wanted is not None and len(wanted) < SHORTEST_DIGEST:
+            raise UsageError(f"at least {SHORTEST_DIGEST} digits are needed", where="--sha256")
+        if wanted is not None and not digest.startswith(wanted.lower()):
+            raise UsageError(f"the package is {digest}, expected {wanted}")
         images = None
         if options.dataset is not None:
             images = images_of(package, options.dataset, options.split, MOST_IMAGES)
