@@ -208,7 +208,7 @@ def test_deidentify_takes_as_many_processes_as_it_is_told(tmp_path, monkeypatch)
     told = {}
     monkeypatch.setattr(room, "deidentify", lambda *_, **named: told.update(named) or [])
     monkeypatch.setenv("HILUM_PSEUDONYM_KEY", "a key of the tests, long enough for one")
-    assert main(["deidentify", str(tmp_path), str(tmp_path / "out"), "--workers", "3"]) == 0
+    assert door.main(["deidentify", str(tmp_path), str(tmp_path / "out"), "--workers", "3"]) == 0
     assert told["workers"] == 3
     with pytest.raises(SystemExit):
-        main(["deidentify", str(tmp_path), str(tmp_path / "out"), "--workers", "-1"])
+        door.main(["deidentify", str(tmp_path), str(tmp_path / "out"), "--workers", "-1"])

@@ -17,7 +17,8 @@ from pipeline.model.cores import available_cores
 from pipeline.model.package import Package
 from pipeline.model.runtime import Runtime
 
-BATCH = 16
+BATCH_PIXELS = 16 * 224**2
+"""Pixels of the images of one run: a network's maps grow with them, and each core has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,8 @@ def answers_of(
 def _in_batches(
     runtime: Runtime, dataset: Dataset, indices: NDArray[np.int64]
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    slices = [slice(start, start + BATCH) for start in range(0, indices.size, BATCH)]
+    batch = max(1, BATCH_PIXELS // dataset.info.size**2)
+    slices = [slice(start, start + batch) for start in range(0, indices.size, batch)]
 
     def logits(rows: slice) -> NDArray[np.float32]:
         return runtime.run(dataset.pixels(indices[rows])).logits

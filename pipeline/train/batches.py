@@ -27,6 +27,10 @@ class Pixels(Protocol):
         """Return the images [n, S, S, C]."""
 
 
+_TURN = 40
+"""Bits of a row's number: an image drawn again in an epoch is changed in another way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Images [n, S, S, C] uint8 and their labels [n, L], class indices.
@@ -111,14 +115,27 @@ class TrainingBatches:
         return np.array_split(self._order.of(epoch), self.steps)[step - 1]
 
     def _made(self, epoch: int, after: int) -> Iterator[Batch]:
-        for part in np.array_split(self._order.of(epoch), self.steps)[after:]:
-            own = self._world.share(part)
-            images = self._augment(self._source.pixels(own), own, epoch)
+        order = self._order.of(epoch)
+        ids = order + (_turns(order) << _TURN)
+        for part in np.array_split(np.arange(len(order)), self.steps)[after:]:
+            places = self._world.share(part)
+            own = order[places]
+            images = self._augment(self._source.pixels(own), ids[places], epoch)
             yield Batch(
                 self._world.take(np.ascontiguousarray(images)),
                 self._world.take(self._targets[own]),
                 len(own) * self._world.size / len(part),
             )
+
+
+def _turns(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how often each row stood in ``order`` before."""
+    grouped = np.argsort(order, kind="stable")
+    places = np.arange(len(order))
+    begins = np.concatenate([[True], np.diff(order[grouped]) != 0])
+    turns = np.empty_like(order)
+    turns[grouped] = places - np.maximum.accumulate(np.where(begins, places, 0))
+    return turns
 
 
 class _Ahead:

@@ -15,6 +15,8 @@ from pipeline.evaluate import statistics
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+MOST_LABELS = 24
+"""Labels drawn in one figure: a picture of hundreds would be taller than one can be."""
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart in any colour vision
 
 
@@ -108,7 +110,8 @@ def score_histogram(truth: Ints, values: Floats, point: OperatingPoint) -> Figur
 
 
 def class_counts(outputs: Sequence[Output], targets: Ints, rows: dict[str, Ints]) -> Figure:
-    """Draw images of each class in each split; ``rows`` maps split -> manifest rows."""
+    """Draw images of each class in each split, of the first labels; ``rows`` maps split -> manifest rows."""
+    outputs = outputs[:MOST_LABELS]
     figure, axes = _figure(len(outputs), width=5.6)
     sizes = np.array([max(len(own), 1) for own in rows.values()])
     splits = [f"{name} ({len(own)})" for name, own in rows.items()]

@@ -75,7 +75,9 @@ def resolve_head(plan: Plan, info: DatasetInfo) -> Head:
             where="primary",
             mend=f"choose one of: {', '.join(label.name for label in labels)}",
         )
-    if kinds == {"binary"}:
+    # a column of its own is the chance of class 1; where class 0 is the positive one, each class has one
+    turned = len(labels) == 1 and plan.positive_classes == (0,)
+    if kinds == {"binary"} and not turned:
         outputs = tuple(
             Output(label=x.name, classes=x.classes, columns=(place,), positive_classes=(1,))
             for place, x in enumerate(labels)

@@ -100,7 +100,8 @@ def prepare(dataset: TrainingSet, plan: Plan, leaks: Leaks | None = None) -> Tas
                 f"the data set's {split} split holds no image"
                 + (" whose label is known" if len(whole[split]) else ""),
                 where=dataset.folder,
-                mend="ingest more images, or another share of them for this split",
+                mend="ingest more images or with --split stratified, which fills every split; or let "
+                "each patient test once: hilum train --folds 5",
             )
     notes = [
         remark

@@ -66,6 +66,27 @@ def test_sampling_draws_by_chance():
     assert abs(share - 0.5 / 1.4) < 0.03
 
 
+def test_an_image_drawn_again_in_an_epoch_is_changed_in_another_way():
+    told = []
+
+    def heard(images, ids, _epoch):
+        told.extend(ids.tolist())
+        return images
+
+    chance = np.r_[np.full(2, 0.3), np.full(38, 0.4 / 38)]
+    made = batches(range(40), chance=chance, augment=heard)
+    rows = np.concatenate([batch.targets[:, 0].numpy() for batch in made(0)])
+    ids = np.array(told)
+    assert len(np.unique(ids)) == len(ids) == 40
+    assert len(np.unique(rows)) < 30
+    first = np.unique(rows, return_index=True)[1]
+    assert (ids[first] < 40).all()  # the first time it is as it would be in any order
+    # the same when an epoch goes on in its middle, and shared by two processes
+    told.clear()
+    list(made(0, after=5))
+    assert told == ids[-len(told) :].tolist()
+
+
 def test_processes_share_a_batch_without_overlap():
     parts = [rows_of(batches(range(32), batch=8, world=World(rank, 2))(3)) for rank in (0, 1)]
     assert sorted(parts[0] + parts[1]) == list(range(32))

@@ -210,7 +210,7 @@ def test_the_network_follows_size_and_weights(size, machine, backbone):
     assert (plan.network.backbone, plan.network.size) == (backbone, 0)
     assert plan.network.weights == ("imagenet" if backbone == "efficientnet_lite0" else "none")
     assert plan.learning.precision == ("bf16" if machine is LAPTOP else "fp32")
-    assert plan.threads == (1 if backbone == "convnet" else 0)
+    assert plan.threads == (1 if size == 28 else 0)
 
 
 @pytest.mark.parametrize(("size", "enlarged"), [(28, 112), (64, 128), (96, 0)])
@@ -238,6 +238,48 @@ def test_a_label_that_says_left_or_right_is_never_mirrored(name):
     assert name in why["augmentation.flip_horizontal"].why
     other, _ = planned(labels=(label(name="eyelid_tumour"),))
     assert other.augmentation.flip_horizontal
+
+
+def test_a_class_that_says_left_or_right_is_never_mirrored():
+    organs = label("label", "classes", (90, 80, 70), (20, 20, 20))
+    sided = organs.model_copy(update={"classes": ("bladder", "femur-left", "femur-right")})
+    plan, why = planned(labels=(sided,), size=28, region="whole")
+    assert (plan.augmentation.flip_horizontal, plan.network.views) == (False, "one")
+    assert "`label`" in why["network.views"].why
+    eyes = organs.model_copy(update={"classes": ("OD", "OS", "both")})
+    assert not planned(labels=(eyes,))[0].augmentation.flip_horizontal
+
+
+@pytest.mark.parametrize(
+    ("classes", "positive"),
+    [
+        (("abnormal", "normal"), (0,)),
+        (("malignant", "normal or benign"), (0,)),
+        (("normal", "abnormal"), ()),
+        (("CNV", "DME", "drusen", "normal"), (0, 1, 2)),
+        (("benign keratosis", "melanoma"), ()),
+        (("0", "1"), ()),
+        (("benign", "normal", "malignant"), ()),
+    ],
+)
+def test_the_class_without_the_disease_is_not_the_positive_one(classes, positive):
+    kind = "binary" if len(classes) == 2 else "classes"
+    counts = (90,) * len(classes)
+    plan, _ = planned(labels=(label("d", kind, counts, counts).model_copy(update={"classes": classes}),))  # fmt: skip
+    assert plan.positive_classes == positive
+
+
+def test_nobody_trains_for_sex_or_fold_or_quality_unless_asked_to():
+    beside = [label("sex"), label("fold", "classes", (9, 9, 9)), label("quality_score", "ordinal", (9, 9, 9))]  # fmt: skip
+    assert planned(labels=(*beside, label("cancer")))[0].labels == ("cancer",)
+    assert planned(labels=(label("sex"),))[0].labels == ("sex",)
+    asked, _ = planned(labels=(*beside, label("cancer")), given={"labels": ("sex",)})
+    assert asked.labels == ("sex",)
+
+
+def test_a_speed_that_was_not_measured_affords_nothing():
+    unknown = replace(estimate(), speed=Speed(0.0, 0.0, 0.0, 0.0))
+    assert planned(timed=unknown)[0].network.members == 1
 
 
 GRADES = label("dr_grade", "ordinal", (200, 50, 80, 20, 10), (30, 5, 9, 2, 1), Cut(label="referable", grade=2, agreement=1.0))  # fmt: skip
@@ -296,6 +338,10 @@ def test_small_pictures_are_seen_often_whatever_their_number():
         for count in (200, 2500, 50_000)
     ]
     assert epochs == [60, 28, 20]
+    larger, _ = planned(labels=(label(counts=(50_000, 50_000)),), size=64)
+    assert larger.learning.epochs == 5
+    many, _ = planned(labels=(label(counts=(50_000, 50_000)),), size=224)
+    assert many.learning.epochs == 2
 
 
 def test_minutes_shorten_a_plan_only_if_they_were_given():

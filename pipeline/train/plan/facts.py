@@ -1,5 +1,6 @@
 """What the rules look at: a fingerprint, what was decided so far, and what a trial measured."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,29 @@ from pipeline.train.plan.cost import Estimate
 GIB = 2**30
 SIDE_WORDS = ("laterality", "eye", "side")
 """A label whose name holds one of these words says left or right: a mirror image would lie."""
+SIDES = frozenset({"left", "right", "od", "os"})
+"""So does one with such a word in the name of a class."""
+BESIDE_WORDS = frozenset(
+    [
+        "age",
+        "batch",
+        "camera",
+        "device",
+        "ethnicity",
+        "fold",
+        "gender",
+        "manufacturer",
+        "quality",
+        "race",
+        "scanner",
+        "sex",
+        "view",
+    ]
+)
+"""A label whose name holds one of these words says whose image it is, or how it was taken: nobody
+trains a network for it unless asked to."""
+SOUND = frozenset({"absent", "benign", "control", "healthy", "negative", "none", "normal", "or"})
+"""A class whose name is made of these words alone is the one without the disease."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +89,8 @@ class Facts:
         found = tuple(
             label for label in self.of.labels if sum(n > 0 for n in label.counts["train"]) > 1
         )
-        return found or self.of.labels
+        findings = tuple(label for label in found if not _words(label.name) & BESIDE_WORDS)
+        return findings or found or self.of.labels
 
     @property
     def learned(self) -> tuple[LabelFacts, ...]:
@@ -106,7 +131,7 @@ class Facts:
     def columns(self) -> int:
         """Logits of the network."""
         if not self.learned or self.learned[0].kind == "binary":
-            return max(1, len(self.learned))
+            return max(1, len(self.learned))  # of two classes one logit is free, too
         cumulative = self.learned[0].kind == "ordinal" and self.chosen.get("learning.grades") in (
             None,
             "cumulative",
@@ -147,8 +172,19 @@ class Facts:
     @property
     def side_label(self) -> str:
         """A chosen label that says left or right; empty: none does."""
-        names = (label.name for label in self.learned)
-        return next((n for n in names if any(word in n.split("_") for word in SIDE_WORDS)), "")
+        return next((label.name for label in self.learned if _says_side(label)), "")
+
+    @property
+    def sound_class(self) -> int | None:
+        """The class of the verdict's label that means no disease, by its name; None: none does, or several."""
+        names = self.main.classes if self.main else ()
+        found = [k for k, name in enumerate(names) if _words(name) and _words(name) <= SOUND]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def sound_name(self) -> str:
+        """What that class is called."""
+        return self.main.classes[self.sound_class] if self.main and self.sound_class else ""
 
     @property
     def pretrained(self) -> tuple[str, ...]:
@@ -241,3 +277,12 @@ def default_of(key: str) -> tuple[Any, str]:
     for part in above:
         tree, schema = tree[part], schema.model_fields[part].annotation
     return tree[name], schema.model_fields[name].description or "as the schema has it"
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", name.lower()))
+
+
+def _says_side(label: LabelFacts) -> bool:
+    named = any(word in label.name.split("_") for word in SIDE_WORDS)
+    return named or any(_words(name) & SIDES for name in label.classes)

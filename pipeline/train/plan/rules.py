@@ -55,6 +55,10 @@ CUT = When(
     lambda f: bool(f.main and f.main.kind == "ordinal" and f.main.cut),
 )
 IS_GRADED = When("the label is graded", lambda f: bool(f.main and f.main.kind == "ordinal"))
+SOUND_LATER = When(
+    "one class, not the first, is named normal, negative, benign or the like; one label",
+    lambda f: bool(f.sound_class) and len(f.learned) == 1,
+)
 SIDED = When("a label says left or right", lambda f: bool(f.side_label))
 
 SMALL = When("stored at 64 px or less", lambda f: f.size <= 64)
@@ -109,12 +113,15 @@ TOO_LARGE = When(
 )
 TIME_FOR_MORE = When(
     "the time allows more networks",
-    lambda f: f.estimate is not None and affordable_members(f) > 1,
+    # a speed of nought was not measured: not even one step is sure to fit
+    lambda f: f.estimate is not None and f.estimate.epoch_s > 0 and affordable_members(f) > 1,
 )
 
 # ---------------------------------------------------------------- formulas
 
 MOST_SMALL_MEMBERS = 5
+MOST_LARGE_SEEN = 200_000
+"""Images above 64 px, the same ones several times, that an ImageNet network sees at most, but each twice."""
 
 
 def times_each(f: Facts, each: float, fewest: int, most: int) -> int:
@@ -126,11 +133,12 @@ def times_each(f: Facts, each: float, fewest: int, most: int) -> int:
 def usual_epochs(f: Facts) -> int:
     """Return the epochs by rule, without a limit of time."""
     if f.starts_from_imagenet and f.size > 64:
-        return _bounded(260 / math.sqrt(max(1, f.train)), 6, 40)
+        least = min(6, max(2, round(MOST_LARGE_SEEN / max(1, f.train))))
+        return _bounded(260 / math.sqrt(max(1, f.train)), least, 40)
     if f.starts_from_imagenet:
         return _bounded(times_each(f, 36, 20_000, 50_000), 3, 60)
     if f.size <= 64:
-        return _bounded(times_each(f, 60, 20_000, 140_000), 20, 200)
+        return _bounded(times_each(f, 60, 20_000, 140_000), 20 if f.size <= 32 else 5, 200)
     return _bounded(times_each(f, 40, 40_000, 400_000), 5, 60)
 
 
@@ -192,6 +200,10 @@ FROM_CUT = Computed(
     "the classes from the cut on",
     lambda f: tuple(range(f.cut_grade, len(f.main.classes))) if f.main else (),
 )
+ALL_OTHERS = Computed(
+    "all other classes",
+    lambda f: tuple(k for k in range(len(f.main.classes)) if k != f.sound_class) if f.main else (),
+)
 POINTS = tuple(point.model_dump(mode="json", exclude_defaults=True) for point in Plan().points)
 ENLARGED = Computed("4 x the stored size, at most 128", lambda f: min(4 * f.size, 128))
 
@@ -212,6 +224,7 @@ RULES: tuple[Rule, ...] = (
     Rule("primary", "fixed", ALWAYS, "", "empty: the first of the labels gives the verdict"),
     Rule("positive_classes", "rule", CUT, FROM_CUT,
          "`{f.cut_label}` is 1 exactly from grade {f.cut_grade} on"),
+    Rule("positive_classes", "rule", SOUND_LATER, ALL_OTHERS, "`{f.sound_name}` is the class without the disease"),
     Rule("positive_classes", "fixed", ALWAYS, (), "empty: all classes but the first are positive"),
     # network
     Rule("network.backbone", "rule", GPU & CONVNEXT_HERE & When("more than 64 px", lambda f: f.size > 64),
@@ -249,13 +262,13 @@ RULES: tuple[Rule, ...] = (
     Rule("learning.epochs", "trial", TOO_LONG, Computed("as many as the time allows", affordable_epochs),
          "--minutes {f.minutes:g}: by rule it would be more"),
     Rule("learning.epochs", "rule", IMAGENET & When("more than 64 px", lambda f: f.size > 64),
-         Computed("260 / root of the training images, 6 to 40", usual_epochs),
+         Computed("260 / root of the training images, 6 to 40; 200,000 seen in all where they are many", usual_epochs),
          "{f.train:,} training images: 260 / root of it, within 6 to 40"),
     Rule("learning.epochs", "rule", IMAGENET,
          Computed("36 times each image, 20,000 to 50,000 in all, 3 to 60 epochs", usual_epochs),
          "{f.train:,} training images: 20,000 to 50,000 are seen in all"),
     Rule("learning.epochs", "rule", SMALL,
-         Computed("60 times each image, 20,000 to 140,000 in all, 20 to 200 epochs", usual_epochs),
+         Computed("60 times each image, 20,000 to 140,000 in all, 20 to 200 epochs (5 to 200 above 32 px)", usual_epochs),
          "{f.train:,} training images from scratch: 20,000 to 140,000 are seen in all, each at least 20 times"),
     Rule("learning.epochs", "rule", ALWAYS,
          Computed("40 times each image, 40,000 to 400,000 in all, 5 to 60 epochs", usual_epochs),
@@ -352,7 +365,7 @@ RULES: tuple[Rule, ...] = (
     # the run
     Rule("seed", "fixed", ALWAYS, 0, "any; the same one gives the same weights"),
     Rule("device", "fixed", ALWAYS, "auto", "a GPU where there is one"),
-    Rule("threads", "rule", TINY_NETWORK, 1, "so small a network gains nothing from a second core"),
+    Rule("threads", "rule", TINY_NETWORK & When("32 px or less", lambda f: f.size <= 32), 1, "so small a network gains nothing from a second core"),
     Rule("threads", "rule", ALWAYS, 0, "all {f.cores} cores of this process"),
     Rule("accept_leaks", "fixed", ALWAYS, False, "splits that leak are refused"),
 )  # fmt: skip
