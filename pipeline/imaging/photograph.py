@@ -203,7 +203,7 @@ def _read_tiff(data: bytes, contract: Contract, frame: int | None) -> Photograph
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8)
+        pixels = pixels.astype(np.uint8) * 255  # bilevel: black and white, as a PNG of 1 bit
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         pixels, more = _opaque(pixels)
         warnings += more

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from data_schemas.contract import Accept, Contract, Grey, Limits
 from data_schemas.errors import ImageError
 from pipeline.imaging.colour import display_levels
+from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import instances, read
 from pipeline.imaging.sniff import format_of
 
@@ -131,6 +132,15 @@ def test_every_page_of_a_tiff_has_facts_of_its_own(scene):
     small = every.model_copy(update={"limits": Limits(side_px=100)})
     wide = tiff_pages((grey, {}), (np.zeros((2, 200), np.uint8), {}))
     assert [getattr(one, "code", "") for one in instances(wide, small)] == ["", "TOO_LARGE"]
+
+
+@pytest.mark.parametrize("white", [0, 1])
+def test_a_bilevel_tiff_is_black_and_white(white, scene, picture_bytes, anything):
+    drawn = scene[..., 0] > 100
+    data = picture_bytes(drawn, "TIFF", compression="group4", tiffinfo={262: white})
+    shown = display_levels(read(data, anything), Grey(window="header"))
+    assert (shown == np.where(drawn, 255, 0)).all()
+    assert set(np.unique(prepare(read(data, anything), anything).pixels)) >= {0, 255}
 
 
 def test_a_reduced_page_is_no_picture_of_its_own(scene):
