@@ -63,6 +63,7 @@ class ImageHeader:
     patient_key: str
     instance_key: str
     site_key: str
+    study_key: str
     view: str
     device: str
     warnings: tuple[str, ...]
@@ -140,6 +141,7 @@ def image_header(parsed: Parsed, contract: Contract, frame: int | None = None) -
         patient_key=get.text(header, "PatientID"),
         instance_key=get.text(header, "SOPInstanceUID"),
         site_key=get.text(header, "InstitutionName"),
+        study_key=get.text(header, "StudyInstanceUID"),
         view=view,
         device=dicom_facts.device(header),
         warnings=tuple(warnings),

@@ -93,4 +93,5 @@ def _instance(
         device=header.device,
         instance_key=header.instance_key,
         site_key=header.site_key,
+        study_key=header.study_key,
     )

@@ -112,6 +112,8 @@ class Instance:
     """SOP Instance UID, raw like ``patient_key``: for joining labels, never stored or logged."""
     site_key: str = ""
     """Institution Name, raw like ``patient_key``."""
+    study_key: str = ""
+    """Study Instance UID, raw like ``patient_key``."""
     outside: str = ""
     """Why the image is of a kind that the contract doesn't take; empty: it is taken."""
 

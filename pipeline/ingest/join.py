@@ -144,11 +144,12 @@ def _merged(rows: list[Row]) -> tuple[int | None, ...] | None:
 
 def _own(image: Taken, key: bytes) -> Known:
     given = image.given
-    # a file without a patient is its own; the prefix keeps it apart from every identifier
-    own = f"file:{image.source_sha256}:{image.pixel_sha256}"
+    # a study is of one person, and so are all frames of a file (an array's row is a file of its own);
+    # the prefix keeps it apart from every identifier
+    own = image.study or pseudonym(key, f"file:{image.source_sha256}")
     return Known(
         labels=() if given is None else given.labels,
-        patient=image.patient or pseudonym(key, own),
+        patient=image.patient or own,
         laterality=image.laterality,
         site=image.site,
         split=None if given is None else given.split,

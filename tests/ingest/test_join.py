@@ -207,6 +207,16 @@ def test_what_a_source_says_itself(joined):
     assert (second.labels, second.patient) == ((), pseudonym(KEY, "P"))
 
 
+def test_without_a_patient_a_study_or_a_file_is_one_person():
+    pages = [replace(image("a", digest="a" * 64), frame=k, pixel_sha256=str(k)) for k in range(3)]
+    views = [replace(image(name), study=pseudonym(KEY, "study:1.2.3")) for name in "bc"]
+    named = replace(image("d", patient="P"), study=pseudonym(KEY, "study:1.2.3"))
+    found = [known.patient for _, known in without_labels([*pages, *views, named], KEY).pairs]
+    assert len(set(found[:3])) == len(set(found[3:5])) == 1
+    assert len(set(found)) == 3
+    assert found[5] == pseudonym(KEY, "P")
+
+
 @given(st.text(max_size=60))
 def test_shapes_tell_no_letters_and_no_digits(text):
     stem, _, ending = shape_of(f"{text}/Doe_1960.PNG").rpartition(".")
