@@ -54,6 +54,28 @@ def test_columns_are_told_apart_by_their_values(labels_of):
     assert len(table.remarks) == 2
 
 
+def test_spellings_of_one_word_are_one_class(labels_of):
+    words = [
+        "Normal",
+        "Normal",
+        "normal",
+        "N\u00e9oplasie",
+        "Ne\u0301oplasie",
+        "NORMAL ",
+        "n\u00e9oplasie",
+    ]
+    words += ["Early  stage", "Early stage"]
+    text = "image,diagnosis\n" + "".join(f"{k},{word}\n" for k, word in enumerate(words))
+    table = labels_of(text)
+    assert kinds_of(table) == {
+        "diagnosis": ("classes", ("Early stage", "Normal", "N\u00e9oplasie"))
+    }
+    assert [row.labels for row in table.rows] == [(k,) for k in (1, 1, 1, 2, 2, 1, 2, 0, 0)]
+    assert any("5 cells differ from their class" in remark for remark in table.remarks)
+    ordered = labels_of(text, ordinal={"diagnosis": ("normal", "early stage", "n\u00e9oplasie")})
+    assert [row.labels for row in ordered.rows] == [(k,) for k in (0, 0, 0, 2, 2, 0, 2, 1, 1)]
+
+
 def test_words_become_classes_and_orders_only_where_somebody_says_so(labels_of, tmp_path):
     text = (
         "image,diagnosis,severity,stage\n"
