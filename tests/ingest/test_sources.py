@@ -173,6 +173,7 @@ def test_links_circles_and_odd_names(tmp_path):
     (folder / "broken.png").symlink_to(tmp_path / "nothing")
     os.mkfifo(folder / "pipe")
     (folder / ".hidden").write_bytes(b"x")
+    written(folder / ".deep", {"b/x.png": png(9)})
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(png(8))
     listing = opened(folder)
     found = {file.place: outcome(file) for file in listing.files}
@@ -181,7 +182,7 @@ def test_links_circles_and_odd_names(tmp_path):
     }  # fmt: skip
     for file in listing.files:
         file.place.encode()
-    assert set(listing.remarks) == {"1 hidden file doesn't count", "1 link leads nowhere", "1 entry is no regular file"}  # fmt: skip
+    assert set(listing.remarks) == {"1 hidden file doesn't count", "1 hidden folder, with all that is in it, doesn't count", "1 link leads nowhere", "1 entry is no regular file"}  # fmt: skip
 
 
 def test_a_file_that_goes_or_changes_is_one_refusal(tmp_path):
