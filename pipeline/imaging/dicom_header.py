@@ -132,7 +132,9 @@ def image_header(parsed: Parsed, contract: Contract, frame: int | None = None) -
         little_endian=little,
         offsets=_extended_offsets(header),
         palette=palette(header, little_endian=little) if photometric == "PALETTE COLOR" else None,
-        grey=grey_facts(header, frame, (stored, signed, little, photometric), warnings)
+        grey=grey_facts(
+            header, frame, pixels.keyword, (stored, signed, little, photometric), warnings
+        )
         if photometric in _GREY
         else None,
         aspect=dicom_facts.aspect(header, frame),

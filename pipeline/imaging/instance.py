@@ -47,7 +47,7 @@ class GreyFacts:
     voi_lut: Lut | None = None
     window: Window | None = None
     padding: tuple[float, float] | None = None
-    """Lowest and highest stored value that mean "no data here" (0028,0120 and 0028,0121)."""
+    """Lowest and highest stored value that mean "no data here" (0028,0120 to 0028,0125)."""
 
 
 class Stored:
