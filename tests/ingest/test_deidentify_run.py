@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydicom import dcmread
@@ -110,6 +111,26 @@ def test_a_lost_file_is_made_again(clean, archive, tmp_path):
     for path in out.rglob("*.dcm"):
         path.unlink()
     run(archive, out)
+    assert below(out) == before
+
+
+@pytest.mark.parametrize("code", ["TIMED_OUT", "DECODER_DIED"])
+def test_what_timed_out_or_crashed_is_tried_again(code, tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    (source / "1.dcm").write_bytes(planted.dicom(1))
+    (source / "2.dcm").write_bytes(b"no image")
+    run(source, out)
+    before = below(out)
+    log = pq.read_table(out / "deidentified.parquet")
+    rows = log.to_pylist()
+    for row in rows:
+        if row["status"] == "written":
+            (out / row["file"]).unlink()
+            row |= {"status": "refused", "file": "", "code": code, "reason": "took too long"}
+    pq.write_table(pa.Table.from_pylist(rows, log.schema), out / "deidentified.parquet")
+    outcomes = run(source, out)
+    assert sorted(outcome.status for outcome in outcomes) == ["refused", "written"]
     assert below(out) == before
 
 
