@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_schemas.terms import LabelKind
+from pipeline.ingest.roles import label_name
 from pipeline.ingest.table import Table
-
-ROLES = ("image", "source_sha256", "sop_instance_uid", "patient", "laterality", "site", "split")
-"""Columns that say what a row is about; they are never labels."""
 
 MOST_CLASSES = 32
 _MOSTLY = 0.9
@@ -45,11 +43,6 @@ class LabelColumn:
     name: str
     kind: LabelKind
     classes: tuple[str, ...]
-
-
-def label_name(title: str) -> str:
-    """Return a column's title as a label's name: small letters, digits and underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
 
 
 def _is_personal(pattern: re.Pattern[str], name: str) -> bool:

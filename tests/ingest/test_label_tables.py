@@ -231,6 +231,34 @@ def test_a_table_must_name_images(labels_of):
     assert "Doe" not in fault
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("sep=;\nimage;y\na,1.png;1\nb.png;0\n", 3),
+        ('"sep=|"\r\nimage|y\r\na,1.png|1\r\nb.png|0\r\n', 3),
+        ("image;y;note (0,1,2,3)\na,1.png;1;\nb.png;0;\n", 2),
+        ("\n \nimage;y\na,1.png;1\nb.png;0\n", 4),
+        (";;\nimage;y;\n", 0),
+        ("file\ty\na,1.png\t1\nb.png\t0\n", 2),
+    ],
+)
+def test_what_divides_the_cells(text, line, labels_of):
+    if not line:
+        assert faults_of(labels_of, text)[0] == "labels.csv:2: column 3 has no name"
+        return
+    table = labels_of(text)
+    assert [row.image for row in table.rows] == ["a,1.png", "b.png"]
+    assert [row.line for row in table.rows] == [line, line + 1]
+    assert [row.labels for row in table.rows] == [(1,), (0,)]
+
+
+def test_lines_of_a_table_end_as_those_of_csv(labels_of):
+    marks = "\x0b\x0c\x1c\x85\u2028"
+    table = labels_of(f'image,y\n"a{marks}1.png",1\nb{marks}.png,0\n')
+    assert [row.image for row in table.rows] == [f"a{marks}1.png", f"b{marks}.png"]
+    assert [row.line for row in table.rows] == [2, 3]
+
+
 def test_rows_of_another_length_and_headers_twice(labels_of):
     assert faults_of(labels_of, "image,y,y\na,1,2\nb,1\n") == [
         "labels.csv:1: y: stands twice in the header",
