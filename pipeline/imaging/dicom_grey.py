@@ -1,5 +1,6 @@
 """What a DICOM header says about grey values: rescale, LUTs, windows, padding; as :class:`GreyFacts`."""
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from pipeline.imaging import attributes as get
@@ -9,12 +10,18 @@ from pipeline.imaging.luts import lut
 
 
 def grey_facts(
-    header: Dataset, frame: int, stored: tuple[int, bool, bool, str], warnings: list[str]
+    header: Dataset,
+    frame: int,
+    kind: str,
+    stored: tuple[int, bool, bool, str],
+    warnings: list[str],
 ) -> GreyFacts:
     """Return the grey facts of one frame.
 
     Parameters
     ----------
+    kind
+        PixelData, FloatPixelData or DoubleFloatPixelData.
     stored
         Bits Stored, signed, little endian, photometric interpretation.
     warnings
@@ -35,7 +42,7 @@ def grey_facts(
         modality_lut=modality_lut,
         voi_lut=voi_lut,
         window=_window(header, frame, warnings),
-        padding=_padding(header, bits, signed=signed),
+        padding=_float_padding(header, kind) or _padding(header, bits, signed=signed),
     )
 
 
@@ -74,6 +81,21 @@ def _window(header: Dataset, frame: int, warnings: list[str]) -> Window | None:
             return window
         warnings.append("the window's width is invalid: the window is ignored")
     return None
+
+
+def _float_padding(header: Dataset, kind: str) -> tuple[float, float] | None:
+    """Return the padding of floating-point pixels (PS3.3 C.7.5.1), as exact as the pixels are."""
+    if kind == "PixelData":
+        return None
+    start = kind.removesuffix("PixelData")
+    value = get.number(header, f"{start}PixelPaddingValue")
+    limit = get.number(header, f"{start}PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    ends = [value, value if limit is None else limit]
+    if kind == "FloatPixelData":
+        ends = [float(np.float32(end)) for end in ends]
+    return min(ends), max(ends)
 
 
 def _padding(header: Dataset, bits: int, *, signed: bool) -> tuple[float, float] | None:

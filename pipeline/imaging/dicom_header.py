@@ -63,6 +63,7 @@ class ImageHeader:
     patient_key: str
     instance_key: str
     site_key: str
+    study_key: str
     view: str
     device: str
     warnings: tuple[str, ...]
@@ -131,7 +132,9 @@ def image_header(parsed: Parsed, contract: Contract, frame: int | None = None) -
         little_endian=little,
         offsets=_extended_offsets(header),
         palette=palette(header, little_endian=little) if photometric == "PALETTE COLOR" else None,
-        grey=grey_facts(header, frame, (stored, signed, little, photometric), warnings)
+        grey=grey_facts(
+            header, frame, pixels.keyword, (stored, signed, little, photometric), warnings
+        )
         if photometric in _GREY
         else None,
         aspect=dicom_facts.aspect(header, frame),
@@ -140,6 +143,7 @@ def image_header(parsed: Parsed, contract: Contract, frame: int | None = None) -
         patient_key=get.text(header, "PatientID"),
         instance_key=get.text(header, "SOPInstanceUID"),
         site_key=get.text(header, "InstitutionName"),
+        study_key=get.text(header, "StudyInstanceUID"),
         view=view,
         device=dicom_facts.device(header),
         warnings=tuple(warnings),

@@ -14,6 +14,7 @@ from pipeline.imaging.dicom_header import ImageHeader, image_header
 from pipeline.imaging.dicom_parse import Parsed, parse
 from pipeline.imaging.fragments import Frames
 from pipeline.imaging.instance import Instance, Stored
+from pipeline.imaging.raw import held_frames
 from pipeline.imaging.shrink import divisor
 
 
@@ -29,10 +30,14 @@ def frames_in_dicom(data: bytes, contract: Contract) -> int:
 
 
 def each_frame(data: bytes, contract: Contract) -> tuple[int, Callable[[int], Instance]]:
-    """Return how many frames are taken, and what decodes one of them; the object is parsed once."""
+    """Return how many frames are gone through, and what decodes one of them; the object is parsed once.
+
+    Of the frames that the object doesn't hold only the first is gone through: it stands for them all.
+    """
     parsed = _parsed(data, contract)
     header, count = _planned(parsed, contract)
     found, digest = frames_of(header), sha256(data)
+    count = min(count, (held_frames(header) if found is None else len(found)) + 1)
 
     def one(index: int) -> Instance:
         here = header if count == 1 else _header(parsed, contract, index)
@@ -93,4 +98,5 @@ def _instance(
         device=header.device,
         instance_key=header.instance_key,
         site_key=header.site_key,
+        study_key=header.study_key,
     )

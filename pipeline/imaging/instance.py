@@ -47,7 +47,7 @@ class GreyFacts:
     voi_lut: Lut | None = None
     window: Window | None = None
     padding: tuple[float, float] | None = None
-    """Lowest and highest stored value that mean "no data here" (0028,0120 and 0028,0121)."""
+    """Lowest and highest stored value that mean "no data here" (0028,0120 to 0028,0125)."""
 
 
 class Stored:
@@ -112,6 +112,8 @@ class Instance:
     """SOP Instance UID, raw like ``patient_key``: for joining labels, never stored or logged."""
     site_key: str = ""
     """Institution Name, raw like ``patient_key``."""
+    study_key: str = ""
+    """Study Instance UID, raw like ``patient_key``."""
     outside: str = ""
     """Why the image is of a kind that the contract doesn't take; empty: it is taken."""
 

@@ -48,7 +48,7 @@ def pages(data: bytes, form: Format) -> int:
     ImageError
         TRUNCATED or CORRUPT if the directory of a TIFF can't be read.
     """
-    return tiff.directory(data).pages if form == "tiff" else 1
+    return len(tiff.pages(data)) if form == "tiff" else 1
 
 
 def read_photograph(
@@ -183,26 +183,27 @@ def _read_webp(data: bytes, contract: Contract) -> Photograph:
 
 
 def _read_tiff(data: bytes, contract: Contract, frame: int | None) -> Photograph:
-    found = tiff.directory(data)
+    held = tiff.pages(data)
+    page = choose_frame(len(held), contract.accept.frames, frame)
+    found = held[page]
     check_size(found.rows, found.columns, contract.limits)
-    page = choose_frame(found.pages, contract.accept.frames, frame)
-    warnings: tuple[str, ...] = (f"page {page + 1} of {found.pages}",) if found.pages > 1 else ()
+    warnings: tuple[str, ...] = (f"page {page + 1} of {len(held)}",) if len(held) > 1 else ()
     require_colour(found.samples >= 3 or found.photometric == 3, contract.accept)
     try:
         if found.photometric == 3:  # a palette
-            pixels = imagecodecs.tiff_decode(data, index=page, asrgb=True)[..., :3]
+            pixels = imagecodecs.tiff_decode(data, index=found.index, asrgb=True)[..., :3]
         else:
-            pixels = imagecodecs.tiff_decode(data, index=page)
+            pixels = imagecodecs.tiff_decode(data, index=found.index)
     except Exception as error:  # the codec's own kinds
         raise ImageError("CORRUPT", "the TIFF decoder refuses the file") from error
-    if page == 0 and sorted(pixels.shape)[-2:] != sorted((found.rows, found.columns)) and found.samples == 1:  # fmt: skip
+    if found.samples == 1 and sorted(pixels.shape)[-2:] != sorted((found.rows, found.columns)):
         raise ImageError("CORRUPT", "the decoded page is not what its directory says")
     if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4):
         pixels = np.moveaxis(pixels, 0, -1)  # stored by plane
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8)
+        pixels = pixels.astype(np.uint8) * 255  # bilevel: black and white, as a PNG of 1 bit
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         pixels, more = _opaque(pixels)
         warnings += more

@@ -103,8 +103,6 @@ def _each(one: Callable[[int], Instance], count: int) -> Iterator[Instance | Ima
             yield one(index)
         except ImageError as error:
             yield error
-            if error.code == "TRUNCATED":
-                return
 
 
 def _form(data: bytes, contract: Contract) -> Format:

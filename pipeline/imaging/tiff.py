@@ -1,29 +1,32 @@
-"""Reads the directory of a TIFF or Exif structure: sizes and orientation, before anything is decoded."""
+"""Reads the directories of a TIFF or Exif structure: sizes and orientation, before anything is decoded."""
 
 import struct
 from dataclasses import dataclass
 
 from data_schemas.errors import ImageError
 
-_WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 256, 257, 262, 274, 277
+_SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 254, 256, 257, 262, 274, 277
 _SIZES = {1: "B", 3: "H", 4: "I", 16: "Q"}
-_MOST_PAGES = 10_000
+_MOST_DIRECTORIES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
-    """The first directory's facts, and how many directories (pages) follow one another."""
+class Page:
+    """The facts of one page."""
 
     rows: int
     columns: int
     samples: int
     photometric: int
     orientation: int
-    pages: int
+    index: int
+    """Its place among all directories, reduced ones too: how a decoder counts."""
 
 
-def directory(data: bytes) -> Directory:
-    """Read the first directory of TIFF or BigTIFF bytes.
+def pages(data: bytes) -> tuple[Page, ...]:
+    """Read the directories of TIFF or BigTIFF bytes, which follow one another; always one or more.
+
+    A later directory that holds a reduced picture of another (TIFF 6.0, tag 254, bit 0) is no page.
 
     Raises
     ------
@@ -36,21 +39,26 @@ def directory(data: bytes) -> Directory:
     big = struct.unpack(f"{order}H", data[2:4])[0] == 43
     at = struct.unpack(f"{order}Q", data[8:16].ljust(8, b"\0"))[0] if big else struct.unpack(f"{order}I", data[4:8])[0]  # fmt: skip
     tags, following = _tags(data, at, order, big=big)
-    pages, seen = 1, {at}
-    while following and following not in seen and pages < _MOST_PAGES:
+    found, seen = [_page(tags, 0)], {at}
+    while following and following not in seen and len(seen) < _MOST_DIRECTORIES:
         seen.add(following)
         try:
-            _, following = _tags(data, following, order, big=big)
+            tags, following = _tags(data, following, order, big=big)
         except ImageError:
             break  # what follows the first page is not needed
-        pages += 1
-    return Directory(
+        if not tags.get(_SUBFILE, 0) & 1:
+            found.append(_page(tags, len(seen) - 1))
+    return tuple(found)
+
+
+def _page(tags: dict[int, int], index: int) -> Page:
+    return Page(
         rows=tags.get(_HEIGHT, 0),
         columns=tags.get(_WIDTH, 0),
         samples=tags.get(_SAMPLES, 1),
         photometric=tags.get(_PHOTOMETRIC, 1),
         orientation=tags.get(_ORIENTATION, 1),
-        pages=pages,
+        index=index,
     )
 
 
@@ -59,7 +67,7 @@ def orientation(exif: bytes) -> int:
     if not exif:
         return 1
     try:
-        return directory(exif).orientation
+        return pages(exif)[0].orientation
     except ImageError:
         return 1
 

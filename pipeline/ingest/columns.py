@@ -1,15 +1,14 @@
 """One column of a label table to a label: numbers, words, an order, or no label at all."""
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_schemas.terms import LabelKind
+from pipeline.ingest.roles import label_name
 from pipeline.ingest.table import Table
-
-ROLES = ("image", "source_sha256", "sop_instance_uid", "patient", "laterality", "site", "split")
-"""Columns that say what a row is about; they are never labels."""
 
 MOST_CLASSES = 32
 _MOSTLY = 0.9
@@ -44,11 +43,6 @@ class LabelColumn:
     name: str
     kind: LabelKind
     classes: tuple[str, ...]
-
-
-def label_name(title: str) -> str:
-    """Return a column's title as a label's name: small letters, digits and underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
 
 
 def _is_personal(pattern: re.Pattern[str], name: str) -> bool:
@@ -143,6 +137,7 @@ class Reader:
         self, title: str, cells: list[str], *, wanted: bool
     ) -> tuple[LabelColumn, Values] | None:
         name = label_name(title)
+        cells, joined = _one_spelling(cells)
         words = sorted({cell for cell in cells if cell})
         if name in self.orders:
             mend = f"--ordinal {name}=WORD,WORD,... from low to high"
@@ -155,6 +150,11 @@ class Reader:
             self._not(title, why, wanted=wanted)
             return None
         self.remarks.append(f"column `{title}`: its {len(words)} words are its classes")
+        if joined:
+            self.remarks.append(
+                f"column `{title}`: {joined} cells differ from their class in capitals, spaces or the "
+                "form of accents only: they count as the most frequent spelling"
+            )
         places = {word: k for k, word in enumerate(words)}
         values = [places[cell] if cell else None for cell in cells]
         return LabelColumn(name, "classes", tuple(words)), values
@@ -197,12 +197,31 @@ class Reader:
     def _ordered(
         self, title: str, cells: list[str], order: tuple[str, ...]
     ) -> tuple[LabelColumn, Values] | None:
-        places = {word.lower(): k for k, word in enumerate(order)}
-        wrong = [row for row, cell in enumerate(cells) if cell and cell.lower() not in places]
+        places = {_spoken(word): k for k, word in enumerate(order)}
+        wrong = [row for row, cell in enumerate(cells) if cell and _spoken(cell) not in places]
         self.faults += [
             f"{self.table.where(row)}: {title}: is none of {', '.join(order)}" for row in wrong
         ]
         if wrong:
             return None
-        values = [places[cell.lower()] if cell else None for cell in cells]
+        values = [places[_spoken(cell)] if cell else None for cell in cells]
         return LabelColumn(label_name(title), "ordinal", order), values
+
+
+def _spoken(cell: str) -> str:
+    """Return what a word is when it is read aloud: without capitals, spaces and forms of accents."""
+    return unicodedata.normalize("NFC", " ".join(cell.split()).casefold())
+
+
+def _one_spelling(cells: list[str]) -> tuple[list[str], int]:
+    """Return cells with each word in its most frequent spelling, and how many were spelled otherwise."""
+    plain = [" ".join(unicodedata.normalize("NFC", cell).split()) for cell in cells]
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for cell in plain:
+        counts[_spoken(cell)][cell] += 1
+    chosen = {
+        word: min(spellings.items(), key=lambda said: (-said[1], said[0]))[0]
+        for word, spellings in counts.items()
+    }
+    out = [chosen[_spoken(cell)] for cell in plain]
+    return out, sum(new != old for new, old in zip(out, cells, strict=True))

@@ -118,20 +118,29 @@ def _joined(image: Taken, rows: list[Row], notes: "_Notes", key: bytes) -> Pair 
         return refusal_of(image, "NO_LABEL", reason, wrong[0].line)
     if len(rows) > 1:
         notes.add("rows_twice", rows)
-    values = _merged(rows)
-    if values is None:
+    row = _merged(rows)
+    if row is None:
         lines = ", ".join(str(row.line) for row in rows)
         reason = f"{len(rows)} rows of the label table contradict each other (lines {lines})"
         return refusal_of(image, "CONFLICTING_LABEL", reason, first.line)
-    if values and not any(value is not None for value in values):
+    if row.labels and not any(value is not None for value in row.labels):
         reason = "every label of this file is empty in the table"
         return refusal_of(image, "NO_LABEL", reason, first.line)
-    return _known(image, replace(first, labels=values), notes, key)
+    return _known(image, row, notes, key)
 
 
-def _merged(rows: list[Row]) -> tuple[int | None, ...] | None:
-    # several rows may each know another label; None: they contradict each other
-    if len({row.split for row in rows if row.split}) > 1:
+def _merged(rows: list[Row]) -> Row | None:
+    """Return several rows about one file as one: each may know what another leaves open.
+
+    None: they contradict each other.
+    """
+    patients = {row.patient for row in rows if row.patient}
+    sides = {row.laterality for row in rows if row.laterality != "U"}
+    if sides & {"L", "R"}:
+        sides.discard("B")  # a row about both eyes says nothing against one of them
+    sites = {row.site for row in rows if row.site}
+    splits = {row.split for row in rows if row.split}
+    if any(len(said) > 1 for said in (patients, sides, sites, splits)):
         return None
     out: list[int | None] = []
     for values in zip(*(row.labels for row in rows), strict=True):
@@ -139,16 +148,25 @@ def _merged(rows: list[Row]) -> tuple[int | None, ...] | None:
         if len(known) > 1:
             return None
         out.append(known.pop() if known else None)
-    return tuple(out)
+    # what names the file stays the first row's: the others need not say it again
+    return replace(
+        rows[0],
+        patient=next(iter(patients), ""),
+        laterality=next(iter(sides), "U"),
+        site=next(iter(sites), ""),
+        split=next(iter(splits), None),
+        labels=tuple(out),
+    )
 
 
 def _own(image: Taken, key: bytes) -> Known:
     given = image.given
-    # a file without a patient is its own; the prefix keeps it apart from every identifier
-    own = f"file:{image.source_sha256}:{image.pixel_sha256}"
+    # a study is of one person, and so are all frames of a file (an array's row is a file of its own);
+    # the prefix keeps it apart from every identifier
+    own = image.study or pseudonym(key, f"file:{image.source_sha256}")
     return Known(
         labels=() if given is None else given.labels,
-        patient=image.patient or pseudonym(key, own),
+        patient=image.patient or own,
         laterality=image.laterality,
         site=image.site,
         split=None if given is None else given.split,

@@ -17,7 +17,8 @@ from pipeline.ingest.lines import Lines, begin_lines, first_line, sound_lines, t
 from pipeline.ingest.patients import pseudonym
 from pipeline.ingest.records import Refusal, SourceFile, Taken
 
-_PASSING = {"TIMED_OUT", "DECODER_DIED"}
+PASSING = frozenset({"TIMED_OUT", "DECODER_DIED"})
+"""Refusals that another try, with more time or memory, may not end in."""
 _OF_ENTRY = {"source_sha256", "place_key"}
 _TAKEN = [f.name for f in fields(Taken) if f.name not in {*_OF_ENTRY, "given"}]
 _REFUSAL = [f.name for f in fields(Refusal) if f.name not in {*_OF_ENTRY, "label_line"}]
@@ -55,7 +56,7 @@ class Entry:
     def lasting(self) -> bool:
         """Tell whether another try would end the same way: not after a time-out, a crash, a read error."""
         refused = [outcome for outcome in self.outcomes if isinstance(outcome, Refusal)]
-        if any(refusal.code in _PASSING for refusal in refused):
+        if any(refusal.code in PASSING for refusal in refused):
             return False
         return bool(self.source_sha256) or any(r.code == "TOO_LARGE" for r in refused)
 

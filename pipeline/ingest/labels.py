@@ -7,19 +7,12 @@ from pathlib import Path
 from typing import get_args
 
 from data_schemas.terms import SPLITS, Laterality, Split
-from pipeline.ingest.columns import ROLES, LabelColumn, Reader, label_name
+from pipeline.ingest.columns import LabelColumn, Reader
+from pipeline.ingest.roles import ALIASES, KEYS, ROLES, label_name
 from pipeline.ingest.table import Table, raise_faults
 
 __all__ = ["LabelColumn", "Labels", "Row", "read_labels"]
 
-_KEYS = ("image", "source_sha256", "sop_instance_uid", "patient")
-_ALIASES = {
-    "image": ("file", "filename", "file_name", "path", "image_path", "image_file"),
-    "sop_instance_uid": ("sopinstanceuid",),
-    "patient": ("patient_id", "patientid", "subject_id"),
-    "laterality": ("eye", "side"),
-    "site": ("institution", "hospital"),
-}
 _SIDES: dict[str, Laterality] = {
     "OD": "R", "OS": "L", "OU": "B", "RIGHT": "R", "LEFT": "L", "BOTH": "B", "": "U",
     **{side: side for side in get_args(Laterality)},
@@ -81,7 +74,7 @@ def read_labels(
     faults: list[str] = []
     remarks: list[str] = []
     roles = _roles(table, remarks)
-    if not set(_KEYS) & set(roles):
+    if not set(KEYS) & set(roles):
         faults.append(_no_key(table))
     patients = table.columns[roles["patient"]] if "patient" in roles else None
     orders = {label_name(name): words for name, words in (ordinal or {}).items()}
@@ -117,7 +110,7 @@ def _roles(table: Table, remarks: list[str]) -> dict[str, str]:
     """Return role -> the title of its column."""
     titles = {label_name(title): title for title in reversed(table.columns)}
     roles = {role: titles[role] for role in ROLES if role in titles}
-    for role, aliases in _ALIASES.items():
+    for role, aliases in ALIASES.items():
         alias = next((alias for alias in aliases if alias in titles), None)
         if role not in roles and alias is not None:
             roles[role] = titles[alias]
@@ -126,7 +119,7 @@ def _roles(table: Table, remarks: list[str]) -> dict[str, str]:
 
 
 def _no_key(table: Table) -> str:
-    what = f"{table.name}: no column {', '.join(f'`{key}`' for key in _KEYS[:-1])} or `patient`"
+    what = f"{table.name}: no column {', '.join(f'`{key}`' for key in KEYS[:-1])} or `patient`"
     # without a header, the first row stands here: identifiers, perhaps
     if any(re.search(r"[\d.^/\\]", title) for title in table.columns):
         return f"{what}; is its first line a header?"
@@ -141,7 +134,7 @@ def _rows(
     rows = []
     for k, line in enumerate(table.lines):
         where = table.where(k)
-        if not any(cells[key][k] for key in _KEYS):
+        if not any(cells[key][k] for key in KEYS):
             faults.append(f"{where}: names no image")
         side = _SIDES.get(cells["laterality"][k].upper())
         if side is None:

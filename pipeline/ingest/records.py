@@ -66,6 +66,8 @@ class Taken:
     spool_row: int
     """Where its pixels lie in the spool."""
     given: Given | None = None
+    study: str = ""
+    """Pseudonym of the header's Study Instance UID, or empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Known:
 
     labels: tuple[int | None, ...]
     patient: str
-    """Pseudonym: the table's patient, else the header's, else one of the image's own."""
+    """Pseudonym: the table's patient, else the header's, else the study's, else the file's own."""
     laterality: Laterality
     site: str = ""
     split: Split | None = None

@@ -1,7 +1,9 @@
 """A label table as columns of text with the line of every row: CSV, Parquet or JSON, whatever wrote it."""
 
 import csv
+import io
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_schemas.errors import DatasetError
+from pipeline.ingest.roles import is_key
+
+_SEPARATOR = re.compile(r'"?sep=([^"\n])"?[ ;,\t]*(\n|\Z)', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,10 @@ def _text(path: Path) -> str:
 
 def _csv(path: Path) -> Table:
     text = _text(path)
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    said = _SEPARATOR.match(text)  # Excel's own line, which is no row
+    delimiter = said[1] if said else _delimiter(text)
+    above = 1 if said else 0
+    reader = _reader(text[said.end() :] if said else text, delimiter)
     rows: list[list[str]] = []
     lines: list[int] = []
     header: list[str] | None = None
@@ -74,23 +80,40 @@ def _csv(path: Path) -> Table:
         for row in reader:
             if not any(cell.strip() for cell in row):
                 continue
+            line = reader.line_num + above
             if header is None:
                 header = [cell.strip() for cell in row]
-                faults += _header_faults(header, f"{path.name}:{reader.line_num}")
+                faults += _header_faults(header, f"{path.name}:{line}")
             elif len(row) != len(header):
-                place = f"{path.name}:{reader.line_num}"
-                faults.append(f"{place}: {len(row)} cells, the header has {len(header)}")
+                faults.append(f"{path.name}:{line}: {len(row)} cells, the header has {len(header)}")
             else:
                 rows.append([cell.strip() for cell in row])
-                lines.append(reader.line_num)
+                lines.append(line)
     except csv.Error as error:
-        raise DatasetError(
-            f"is not CSV: {error}", where=f"{path.name}:{reader.line_num}"
-        ) from error
+        place = f"{path.name}:{reader.line_num + above}"
+        raise DatasetError(f"is not CSV: {error}", where=place) from error
     raise_faults(faults)
     names = header or []
     columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
     return Table(path.name, columns, lines, path.parent)
+
+
+def _reader(text: str, delimiter: str) -> Any:
+    # lines end where CSV's end: a cell may hold every other mark that Unicode ends lines with
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+
+
+def _delimiter(text: str) -> str:
+    """Return what the header is divided by: what gives a column that names images, else most columns."""
+    return max(",;\t", key=lambda delimiter: _divided(text, delimiter))
+
+
+def _divided(text: str, delimiter: str) -> tuple[bool, int]:
+    try:
+        header = next(row for row in _reader(text, delimiter) if any(map(str.strip, row)))
+    except (csv.Error, StopIteration):
+        return False, 0
+    return any(map(is_key, header)), len(header)
 
 
 def _parquet(path: Path) -> Table:

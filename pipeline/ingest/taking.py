@@ -203,6 +203,7 @@ def _taken(
         warnings=prepared.warnings,
         spool_row=-1,
         given=file.given,
+        study=_hashed(key, "study:", instance.study_key),
     )
 
 

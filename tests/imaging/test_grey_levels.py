@@ -1,11 +1,13 @@
 """Grey values by PS3.3 C.11: worked by hand, each rule once."""
 
+import io
 from contextlib import suppress
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import dcmread
 
 from data_schemas.contract import Grey
 from data_schemas.errors import ImageError
@@ -66,6 +68,26 @@ def test_padding_is_black_and_does_not_count_for_the_range():
     inverted = GreyFacts(16, signed=True, padding=(-2000, -2000), inverted=True)
     levels = grey_levels(np.array([[-2000, 0, 10]], np.int16), inverted, RANGE)
     assert levels[0].tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize("limit", [None, -0.1])
+@pytest.mark.parametrize(("kind", "bits"), [("Float", 32), ("DoubleFloat", 64)])
+def test_padding_of_floating_point_pixels(kind, bits, limit, dicom_bytes, anything):
+    lowest = np.finfo(f"f{bits // 8}").min
+    values = np.array([[lowest, -0.1], [2.0, 4.0]], f"<f{bits // 8}")
+    header = dcmread(io.BytesIO(dicom_bytes(np.zeros((2, 2), np.uint16))))
+    del header.PixelData
+    header.BitsAllocated = bits
+    setattr(header, f"{kind}PixelData", values.tobytes())
+    setattr(header, f"{kind}PixelPaddingValue", float(lowest))
+    if limit is not None:
+        setattr(header, f"{kind}PixelPaddingRangeLimit", limit)
+    stream = io.BytesIO()
+    header.save_as(stream, enforce_file_format=True)
+    instance = read(stream.getvalue(), anything)
+    levels = grey_levels(instance.pixels, instance.grey, RANGE)
+    # black and counted for no range
+    assert levels.tolist() == ([[0, 0], [131, 255]] if limit is None else [[0, 0], [0, 255]])
 
 
 def test_a_modality_lut_replaces_the_slope_and_clamps():

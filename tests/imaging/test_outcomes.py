@@ -1,13 +1,17 @@
 """How the shared DICOM files end: the committed page, memory, and every frame as an image."""
 
 import importlib.util
+import io
 import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.encaps import encapsulate as in_items
+from pydicom.uid import JPEGBaseline8Bit
 
 from data_schemas import settings
 from data_schemas.contract import Accept, Contract
@@ -141,6 +145,31 @@ def test_a_frame_that_does_not_decode_stands_in_its_place(shared_dicom):
     found = list(instances(bytes(data), EVERY))
     assert len(found) == 96
     assert [k for k, one in enumerate(found) if isinstance(one, ImageError)] == [5]
+
+
+def encapsulated(streams, claimed, dicom_bytes):
+    """Return a JPEG object whose header claims so many frames, of 16 x 16 grey pixels."""
+    data = dicom_bytes(np.zeros((16, 16), np.uint8))
+    header = pydicom.dcmread(io.BytesIO(data))
+    header.NumberOfFrames = claimed
+    header.PixelData = in_items(streams)
+    header["PixelData"].VR = "OB"
+    header["PixelData"].is_undefined_length = True
+    header.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    out = io.BytesIO()
+    header.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def test_a_frame_cut_short_costs_itself_only(dicom_bytes, picture_bytes):
+    noise = np.random.default_rng(0).integers(0, 255, (4, 16, 16), np.uint8)
+    streams = [picture_bytes(frame, "JPEG") for frame in noise]
+    streams[1] = streams[1][: len(streams[1]) // 2]
+    found = list(instances(encapsulated(streams, 4, dicom_bytes), EVERY))
+    assert [getattr(one, "code", "") for one in found] == ["", "TRUNCATED", "", ""]
+    # and where the object claims more than it holds, one refusal stands for the rest
+    found = list(instances(encapsulated(streams, 4000, dicom_bytes), EVERY))
+    assert [getattr(one, "code", "") for one in found] == ["", "TRUNCATED", "", "", "TRUNCATED"]
 
 
 def test_a_rule_for_one_sop_class(dicom_bytes):

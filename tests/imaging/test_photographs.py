@@ -7,11 +7,14 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
-from data_schemas.contract import Accept, Contract, Limits
+from data_schemas.contract import Accept, Contract, Grey, Limits
 from data_schemas.errors import ImageError
-from pipeline.imaging.read import read
+from pipeline.imaging.colour import display_levels
+from pipeline.imaging.prepare import prepare
+from pipeline.imaging.read import instances, read
 from pipeline.imaging.sniff import format_of
 
 
@@ -105,6 +108,49 @@ def test_tiff_pages_follow_the_frames_rule(scene, anything):
     pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:])
     assert (read(stream.getvalue(), anything).pixels == scene).all()
     assert code_of(stream.getvalue(), Contract(name="single")) == "MULTIFRAME"
+
+
+def tiff_pages(*pages: tuple[np.ndarray, dict]) -> bytes:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        for array, options in pages:
+            writer.write(array, contiguous=False, metadata=None, **options)
+    return stream.getvalue()
+
+
+def test_every_page_of_a_tiff_has_facts_of_its_own(scene):
+    grey = scene[..., 0]
+    turned = {"photometric": "miniswhite", "extratags": [(274, 3, 1, 3, True)]}
+    data = tiff_pages((scene, {"photometric": "rgb"}), (255 - grey, turned))
+    every = Contract(name="every", accept=Accept(frames="every"))
+    second = read(data, every, 1)
+    assert (display_levels(second, Grey(window="header")) == grey[::-1, ::-1]).all()
+    colour = every.model_copy(update={"accept": Accept(frames="every", colour="required")})
+    first, refusal = instances(data, colour)
+    assert (first.pixels == scene).all()
+    assert refusal.code == "NOT_COLOUR"
+    small = every.model_copy(update={"limits": Limits(side_px=100)})
+    wide = tiff_pages((grey, {}), (np.zeros((2, 200), np.uint8), {}))
+    assert [getattr(one, "code", "") for one in instances(wide, small)] == ["", "TOO_LARGE"]
+
+
+@pytest.mark.parametrize("white", [0, 1])
+def test_a_bilevel_tiff_is_black_and_white(white, scene, picture_bytes, anything):
+    drawn = scene[..., 0] > 100
+    data = picture_bytes(drawn, "TIFF", compression="group4", tiffinfo={262: white})
+    shown = display_levels(read(data, anything), Grey(window="header"))
+    assert (shown == np.where(drawn, 255, 0)).all()
+    assert set(np.unique(prepare(read(data, anything), anything).pixels)) >= {0, 255}
+
+
+def test_a_reduced_page_is_no_picture_of_its_own(scene):
+    data = tiff_pages((scene, {}), (scene[::4, ::4], {"subfiletype": 1}), (scene[::-1], {}))
+    every = Contract(name="every", accept=Accept(frames="every"))
+    found = list(instances(data, every))
+    assert [one.frame for one in found] == [0, 1]
+    assert (found[1].pixels == scene[::-1]).all()
+    alone = tiff_pages((scene, {}), (scene[::4, ::4], {"subfiletype": 1}))
+    assert (read(alone, Contract(name="single")).pixels == scene).all()
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
 from data_schemas.contract import Limits
 from data_schemas.errors import ImageError
@@ -131,19 +131,41 @@ def test_a_compressed_stream_loses_its_comments_and_nothing_else():
     assert np.array_equal(clean.pixel_array, dcmread(io.BytesIO(source)).pixel_array)
 
 
-def test_an_overlay_in_unused_bits_is_cleared():
+def overlaid(grey):
+    """Return an object of 12 bits in 16 with a bit plane beside them."""
     h = dcmread(io.BytesIO(planted.dicom(1)))
-    grey = (np.arange(64 * 64, dtype=np.uint16) % 4096).reshape(64, 64)
     h.SamplesPerPixel, h.PhotometricInterpretation = 1, "MONOCHROME2"
     del h.PlanarConfiguration
     h.BitsAllocated, h.BitsStored, h.HighBit = 16, 12, 11
     h.PixelData = (grey | 0x8000).tobytes()
     h["PixelData"].VR = "OW"
     h.add_new(0x60000102, "US", 15)
+    return h
+
+
+def saved(h):
     out = io.BytesIO()
     h.save_as(out)
-    clean, _ = cleaned(out.getvalue())
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("high_bit", [11, None, 3, 16])
+def test_an_overlay_in_unused_bits_is_cleared(high_bit):
+    grey = (np.arange(64 * 64, dtype=np.uint16) % 4096).reshape(64, 64)
+    h = overlaid(grey)
+    h.HighBit = high_bit
+    clean, _ = cleaned(saved(h))
     assert clean.PixelData == grey.tobytes()
+
+
+def test_an_overlay_in_compressed_pixels_is_refused():
+    grey = (np.arange(64 * 64, dtype=np.uint16) % 4096).reshape(64, 64)
+    h = overlaid(grey)
+    h.compress(RLELossless)
+    with pytest.raises(ImageError, match="overlay"):
+        cleaned(saved(h))
+    h[0x60000102].value = 0  # in an element of its own, which is removed
+    assert cleaned(saved(h))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pyarrow.parquet as pq
 import pydicom
 import pytest
@@ -117,3 +118,19 @@ def test_every_frame_is_an_image_or_a_refusal_of_its_own(tmp_path):
     for row, frame in enumerate((0, 1, 3, 4)):
         alone = prepare(read(dicom(frames[frame], "MRN-1"), every), every).pixels
         assert (dataset.pixels(np.array([row]))[0] == alone).all()
+
+
+def test_images_of_one_study_or_one_file_are_of_one_patient(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for number, study in enumerate(("1.2.840.77", "1.2.840.77", "1.2.840.78")):
+        data = pydicom.dcmread(io.BytesIO(dicom(drawn(number), "")))
+        data.StudyInstanceUID = study
+        data.save_as(folder / str(number), enforce_file_format=True)
+    pages = [PIL.Image.fromarray(drawn(k)) for k in range(3, 6)]
+    pages[0].save(folder / "pages.tif", save_all=True, append_images=pages[1:])
+    every = Contract.model_validate({"name": "every", "size": 16, "accept": {"frames": "every"}})
+    info = ingest(folder, None, tmp_path / "out", every, key=KEY, progress=silent)
+    assert (info.images, info.patients) == (6, 3)
+    for path in (tmp_path / "out").iterdir():
+        assert b"1.2.840.7" not in path.read_bytes(), path.name

@@ -134,6 +134,27 @@ def test_several_rows_of_one_file_complete_or_contradict_each_other(joined):
     assert "4 rows are about a file that another row is about, too (lines 2, 3, 4, 5)" in said[0]
 
 
+def test_several_rows_of_one_file_complete_or_contradict_each_other_in_what_is_no_label(joined):
+    out, _ = joined(
+        "image,patient,split,laterality,site,y\n"
+        "a,,,,,1\na,P1,test,L,north,\n"
+        "b,P1,,L,,1\nb,P2,,L,,1\n"
+        "c,P1,,L,,1\nc,P1,,R,,1\n"
+        "d,P1,,B,,1\nd,P1,,R,,1\n"
+        "e,P3,test,,,1\ne,P3,train,,,1\n"
+        "f,P4,,,north,1\nf,P4,,,south,1\n",
+        [image(p) for p in "abcdef"],
+    )
+    assert labels_in(out) == {
+        "a": (1,), "b": "CONFLICTING_LABEL", "c": "CONFLICTING_LABEL", "d": (1,),
+        "e": "CONFLICTING_LABEL", "f": "CONFLICTING_LABEL",
+    }  # fmt: skip
+    known = out["a"]
+    assert (known.patient, known.split) == (pseudonym(KEY, "P1"), "test")
+    assert (known.laterality, known.site, known.line) == ("L", "north", 2)
+    assert out["d"].laterality == "R"
+
+
 def test_a_row_for_other_bytes_labels_nothing(joined):
     out, said = joined(
         f"image,source_sha256,y\na,{'a' * 64},1\nb,{'a' * 64},1\n",
@@ -205,6 +226,16 @@ def test_what_a_source_says_itself(joined):
     (_, first), (_, second) = found.pairs
     assert (first.labels, first.split, first.official_test) == ((1,), "test", True)
     assert (second.labels, second.patient) == ((), pseudonym(KEY, "P"))
+
+
+def test_without_a_patient_a_study_or_a_file_is_one_person():
+    pages = [replace(image("a", digest="a" * 64), frame=k, pixel_sha256=str(k)) for k in range(3)]
+    views = [replace(image(name), study=pseudonym(KEY, "study:1.2.3")) for name in "bc"]
+    named = replace(image("d", patient="P"), study=pseudonym(KEY, "study:1.2.3"))
+    found = [known.patient for _, known in without_labels([*pages, *views, named], KEY).pairs]
+    assert len(set(found[:3])) == len(set(found[3:5])) == 1
+    assert len(set(found)) == 3
+    assert found[5] == pseudonym(KEY, "P")
 
 
 @given(st.text(max_size=60))

@@ -54,6 +54,28 @@ def test_columns_are_told_apart_by_their_values(labels_of):
     assert len(table.remarks) == 2
 
 
+def test_spellings_of_one_word_are_one_class(labels_of):
+    words = [
+        "Normal",
+        "Normal",
+        "normal",
+        "N\u00e9oplasie",
+        "Ne\u0301oplasie",
+        "NORMAL ",
+        "n\u00e9oplasie",
+    ]
+    words += ["Early  stage", "Early stage"]
+    text = "image,diagnosis\n" + "".join(f"{k},{word}\n" for k, word in enumerate(words))
+    table = labels_of(text)
+    assert kinds_of(table) == {
+        "diagnosis": ("classes", ("Early stage", "Normal", "N\u00e9oplasie"))
+    }
+    assert [row.labels for row in table.rows] == [(k,) for k in (1, 1, 1, 2, 2, 1, 2, 0, 0)]
+    assert any("5 cells differ from their class" in remark for remark in table.remarks)
+    ordered = labels_of(text, ordinal={"diagnosis": ("normal", "early stage", "n\u00e9oplasie")})
+    assert [row.labels for row in ordered.rows] == [(k,) for k in (0, 0, 0, 2, 2, 0, 2, 1, 1)]
+
+
 def test_words_become_classes_and_orders_only_where_somebody_says_so(labels_of, tmp_path):
     text = (
         "image,diagnosis,severity,stage\n"
@@ -207,6 +229,34 @@ def test_a_table_must_name_images(labels_of):
     fault = faults_of(labels_of, "Doe_Jane_1960.png,1\nRoe.png,0\n")[0]
     assert "is its first line a header?" in fault
     assert "Doe" not in fault
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("sep=;\nimage;y\na,1.png;1\nb.png;0\n", 3),
+        ('"sep=|"\r\nimage|y\r\na,1.png|1\r\nb.png|0\r\n', 3),
+        ("image;y;note (0,1,2,3)\na,1.png;1;\nb.png;0;\n", 2),
+        ("\n \nimage;y\na,1.png;1\nb.png;0\n", 4),
+        (";;\nimage;y;\n", 0),
+        ("file\ty\na,1.png\t1\nb.png\t0\n", 2),
+    ],
+)
+def test_what_divides_the_cells(text, line, labels_of):
+    if not line:
+        assert faults_of(labels_of, text)[0] == "labels.csv:2: column 3 has no name"
+        return
+    table = labels_of(text)
+    assert [row.image for row in table.rows] == ["a,1.png", "b.png"]
+    assert [row.line for row in table.rows] == [line, line + 1]
+    assert [row.labels for row in table.rows] == [(1,), (0,)]
+
+
+def test_lines_of_a_table_end_as_those_of_csv(labels_of):
+    marks = "\x0b\x0c\x1c\x85\u2028"
+    table = labels_of(f'image,y\n"a{marks}1.png",1\nb{marks}.png,0\n')
+    assert [row.image for row in table.rows] == [f"a{marks}1.png", f"b{marks}.png"]
+    assert [row.line for row in table.rows] == [2, 3]
 
 
 def test_rows_of_another_length_and_headers_twice(labels_of):

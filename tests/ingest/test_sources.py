@@ -95,6 +95,35 @@ def test_an_archive_holds_the_same_as_its_folder(name, tmp_path):
     assert within == FILES | {f"a/{name}/{place}": data for place, data in FILES.items()}
 
 
+@pytest.mark.parametrize(
+    "form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, None]
+)
+@pytest.mark.parametrize("first", ["a.png", "PK_1.png"])
+def test_a_zip_at_the_end_of_a_tar_is_a_member(form, first, tmp_path):
+    inner = zipped(tmp_path / "labels.xlsx").read_bytes()
+    files = {first: png(1), "labels.xlsx": inner}
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=form or tarfile.GNU_FORMAT) as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    data = bytearray(stream.getvalue())
+    if form is None:  # a tar of before POSIX has no mark, only checksums
+        for header in (0, data.index(b"labels.xlsx\0")):
+            data[header + 257 : header + 265] = bytes(8)
+            total = sum(data[header : header + 512]) - sum(data[header + 148 : header + 156]) + 256
+            data[header + 148 : header + 156] = b"%06o\0 " % total
+    (tmp_path / "x.tar").write_bytes(data)
+    assert outcomes(tmp_path / "x.tar") == files
+
+
+def test_a_zip_behind_a_program_is_still_one(tmp_path):
+    source = zipped(tmp_path / "x.zip")
+    source.write_bytes(b"MZ" + bytes(1000) + source.read_bytes())
+    assert outcomes(source) == FILES
+
+
 def test_folder_zip_tar_and_list_are_one_data_set(tmp_path):
     folder = written(tmp_path / "in")
     (tmp_path / "list.txt").write_text("\n".join(f"in/{name}" for name in FILES))
@@ -144,6 +173,7 @@ def test_links_circles_and_odd_names(tmp_path):
     (folder / "broken.png").symlink_to(tmp_path / "nothing")
     os.mkfifo(folder / "pipe")
     (folder / ".hidden").write_bytes(b"x")
+    written(folder / ".deep", {"b/x.png": png(9)})
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(png(8))
     listing = opened(folder)
     found = {file.place: outcome(file) for file in listing.files}
@@ -152,7 +182,7 @@ def test_links_circles_and_odd_names(tmp_path):
     }  # fmt: skip
     for file in listing.files:
         file.place.encode()
-    assert set(listing.remarks) == {"1 hidden file doesn't count", "1 link leads nowhere", "1 entry is no regular file"}  # fmt: skip
+    assert set(listing.remarks) == {"1 hidden file doesn't count", "1 hidden folder, with all that is in it, doesn't count", "1 link leads nowhere", "1 entry is no regular file"}  # fmt: skip
 
 
 def test_a_file_that_goes_or_changes_is_one_refusal(tmp_path):

@@ -13,9 +13,8 @@ from pipeline.imaging.limits import check_file
 from pipeline.imaging.sniff import format_of
 from pipeline.ingest.deidentify.burned_in import (
     SUSPECTS,
-    decoded,
+    compared,
     reason_to_set_aside,
-    require_same_pixels,
 )
 from pipeline.ingest.deidentify.dicom import clean_object, suspicion
 from pipeline.ingest.deidentify.photograph import clean_photograph
@@ -106,10 +105,8 @@ def _copied(
     else:
         clean, ending = clean_photograph(data)
         file = f"photographs/{pseudonym(key, f'folder:{folder}')}/{name}{ending}"
-    after = decoded(clean, limits)
-    require_same_pixels(decoded(data, limits), after)
     said = suspicion(data, limits) if is_dicom else None
-    reason = reason_to_set_aside(after[1], said, settings.suspects)
+    reason = reason_to_set_aside(compared(data, clean, limits), said, settings.suspects)
     code = "BURNED_IN_TEXT" if reason else ""
     if reason and not settings.keep_burned_in:
         return Outcome(digest, SET_ASIDE, code=code, reason=reason)

@@ -25,6 +25,7 @@ from pipeline.ingest.deidentify.copying import (
     Settings,
     clean_file,
 )
+from pipeline.ingest.journal import PASSING
 from pipeline.ingest.patients import place_key, pseudonym
 from pipeline.ingest.records import SourceFile
 from pipeline.ingest.sources.listing import Access
@@ -139,7 +140,10 @@ def _open(out: Path, settings: Settings, key: bytes) -> None:
 
 
 def _done(out: Path) -> dict[str, Outcome]:
-    """Return what earlier runs did: the log of a finished one, the journal of a killed one."""
+    """Return what earlier runs did: the log of a finished one, the journal of a killed one.
+
+    What timed out or crashed isn't done; nor is a copy that is gone.
+    """
     found: list[Outcome] = []
     if (out / LOG).is_file():
         found += [Outcome(**row) for row in pq.read_table(out / LOG).to_pylist()]
@@ -149,7 +153,13 @@ def _done(out: Path) -> dict[str, Outcome]:
                 found.append(Outcome(**json.loads(line)))
             except (ValueError, TypeError):  # the line that the end cut off
                 continue
-    return {o.source_sha256: o for o in found if not o.file or (out / o.file).is_file()}
+    return {o.source_sha256: o for o in found if _lasts(o, out)}
+
+
+def _lasts(outcome: Outcome, out: Path) -> bool:
+    if outcome.status == REFUSED:
+        return outcome.code not in PASSING
+    return not outcome.file or (out / outcome.file).is_file()
 
 
 def _close(out: Path, outcomes: list[Outcome]) -> None:

@@ -146,14 +146,18 @@ def _pixels(parsed: Parsed, header: Dataset) -> None:
     frames = max(1, get.integer(parsed.header, "NumberOfFrames") or 1)
     if encapsulated != (parsed.syntax not in (*_NATIVE, "")):
         raise ImageError("CORRUPT", "the pixel data are not stored as the transfer syntax says")
+    unused = _overlaid_bits(parsed.header)
     if encapsulated:
+        if unused:
+            raise _overlaid()
         extended = _offsets(parsed.header)
         value, tables = clean_pixels(value, frames, extended)
         if tables is not None:
             header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths = tables
     else:
         value = _without_tail(parsed.header, value, frames)
-        value = _without_overlay(parsed, value)
+        if unused:
+            value = _without_overlay(parsed, value, unused)
     header.add(DataElement(tag_for_keyword(keyword) or 0, "OB" if encapsulated else vr, value))
     header[keyword].is_undefined_length = encapsulated
 
@@ -179,26 +183,41 @@ def _without_tail(header: Dataset, value: bytes, frames: int) -> bytes:
     return value[:size] if 0 < size < len(value) else value
 
 
-def _without_overlay(parsed: Parsed, value: bytes) -> bytes:
-    """Clear the bits above the stored ones if the header keeps an overlay there (PS3.5 8.1.2)."""
-    header = parsed.header
+def _overlaid_bits(header: Dataset) -> int:
+    """Return the bits beside the stored ones if the header keeps an overlay there (PS3.5 8.1.2), else 0."""
     planes = [
         tag
         for tag in header.keys()  # noqa: SIM118 - a data set iterates over elements
         if tag.group & 0xFF00 == 0x6000 and tag.element == 0x0102
     ]
     if not any(header[tag].value for tag in planes):
-        return value
+        return 0
     allocated = get.integer(header, "BitsAllocated") or 0
-    stored, high = get.integer(header, "BitsStored") or 0, get.integer(header, "HighBit") or 0
-    if allocated not in (8, 16, 32) or not 0 < stored <= high + 1 <= allocated:
-        return value
+    stored = get.integer(header, "BitsStored") or allocated
+    if not 0 < stored <= allocated:
+        raise ImageError("CORRUPT", f"Bits Stored is {stored} of {allocated} allocated bits")
+    high = get.integer(header, "HighBit")
+    if high is None or not stored - 1 <= high < allocated:
+        high = stored - 1  # as it is decoded
+    return ((1 << allocated) - 1) ^ (((1 << stored) - 1) << (high + 1 - stored))
+
+
+def _without_overlay(parsed: Parsed, value: bytes, unused: int) -> bytes:
+    """Clear the unused bits of native values."""
+    allocated = get.integer(parsed.header, "BitsAllocated") or 0
+    if allocated not in (8, 16, 32, 64):
+        raise _overlaid()
     order = "<" if parsed.little_endian else ">"
-    mask = ((1 << stored) - 1) << (high + 1 - stored)
     whole = len(value) // (allocated // 8) * (allocated // 8)
     numbers = np.frombuffer(value[:whole], f"{order}u{allocated // 8}")
-    cleared: bytes = (numbers & numbers.dtype.type(mask)).astype(numbers.dtype).tobytes()
+    mask = numbers.dtype.type((1 << allocated) - 1 - unused)
+    cleared: bytes = (numbers & mask).astype(numbers.dtype).tobytes()
     return cleared + value[whole:]
+
+
+def _overlaid() -> ImageError:
+    what = "an overlay may lie in bits beside the stored ones, where it can't be cleared"
+    return ImageError("WRONG_FORMAT", what)
 
 
 def _say_so(header: Dataset, choice: Choice) -> None:

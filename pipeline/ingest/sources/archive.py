@@ -26,6 +26,8 @@ from pipeline.ingest.sources.listing import counted, is_hidden, refused
 Opener = Callable[[], IO[bytes]]
 
 _NAMES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
+_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"
+_COMPRESSED = (_GZIP, _BZIP2, _XZ)
 _BLOCK = 2**20
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 _NESTED = "an archive inside an archive is not opened: unpack the outer one once"
@@ -57,14 +59,25 @@ def members(opened: Opener, key: str, prefix: str) -> tuple[list[SourceFile], tu
         If its storage fails.
     """
     with opened() as stream:
-        if zipfile.is_zipfile(stream):
+        head = stream.read(tarfile.BLOCKSIZE)
+        if not _begins_a_tar(head) and zipfile.is_zipfile(stream):
             stream.seek(0)
             return _zip_members(stream, opened, key, prefix)
-        stream.seek(0)
-        if stream.read(2) == b"PK":
+        if head[:2] == b"PK" and not _begins_a_tar(head):
             raise ImageError("TRUNCATED", "the zip archive ends before its directory")
         stream.seek(0)
         return _tar_members(stream, opened, key, prefix)
+
+
+def _begins_a_tar(head: bytes) -> bool:
+    """Tell a tar, compressed or not, by its head: at its end a zip's directory may stand, a member's."""
+    if head.startswith(_COMPRESSED) or head[257:262] == b"ustar":
+        return True
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # older kinds: by the checksum
+    except tarfile.TarError:
+        return False
+    return True
 
 
 def _zip_members(
@@ -204,11 +217,11 @@ def _plain(stream: IO[bytes]) -> IO[bytes]:
     stream.seek(0)
     magic = stream.read(6)
     stream.seek(0)
-    if magic[:2] == b"\x1f\x8b":
+    if magic.startswith(_GZIP):
         return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
-    if magic[:3] == b"BZh":
+    if magic.startswith(_BZIP2):
         return cast(IO[bytes], bz2.BZ2File(stream))
-    if magic == b"\xfd7zXZ\0":
+    if magic == _XZ:
         return cast(IO[bytes], lzma.LZMAFile(stream))
     return stream
 

@@ -19,6 +19,7 @@ class Walk:
     """What was met on the way through a folder, beside its files."""
 
     hidden: int = 0
+    hidden_folders: int = 0
     dangling: int = 0
     special: int = 0
     unlisted: list[Path] = field(default_factory=list)
@@ -27,6 +28,11 @@ class Walk:
         """Return what a person should know."""
         return (
             *counted(self.hidden, "hidden file doesn't count", "hidden files don't count"),
+            *counted(
+                self.hidden_folders,
+                "hidden folder, with all that is in it, doesn't count",
+                "hidden folders, with all that is in them, don't count",
+            ),
             *counted(self.dangling, "link leads nowhere", "links lead nowhere"),
             *counted(self.special, "entry is no regular file", "entries are no regular files"),
             *counted(len(self.unlisted), "folder can't be listed", "folders can't be listed"),
@@ -56,6 +62,7 @@ def _down(root: Path, met: Walk, visited: set[str], linked: list[Path]) -> Itera
         here = Path(name)
         visited.add(os.path.realpath(here))
         met.hidden += sum(child.startswith(".") for child in files)
+        met.hidden_folders += sum(child.startswith(".") for child in folders)
         shown = sorted(child for child in folders if not child.startswith("."))
         links = {child for child in shown if (here / child).is_symlink()}
         linked += [here / child for child in shown if child in links]
