@@ -10,6 +10,7 @@ from data_schemas.errors import UsageError
 from services.cli import access
 from services.cli.main import main
 from tests.ingest.test_s3 import png
+from tests.ingest.test_sources import small_medmnist
 
 
 def given(*words: str):
@@ -68,3 +69,11 @@ def test_a_zip_with_an_order_of_words_by_one_command(tmp_path, capsys, monkeypat
     assert "labels.csv: 1 rows name no file of the source (line 5)" in said.err
     assert main([*words, *order, "--out", str(tmp_path / "strict"), "--strict-labels"]) == 1
     assert "labels.csv:5: image: no such file in the source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "size"), [((), 64), (("--set", "size=28"), 28)])
+def test_a_medmnist_file_keeps_the_size_of_its_images(tmp_path, capsys, monkeypatch, words, size):
+    monkeypatch.setenv("HILUM_PSEUDONYM_KEY", "a key for tests only")
+    source = small_medmnist(tmp_path / "pathmnist_64.npz", side=64)
+    assert main(["ingest", str(source), "--out", str(tmp_path / "out"), *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["size"] == size

@@ -64,6 +64,15 @@ def open_npz(source: Path, progress: Progress) -> Listing:
     return Listing(source.stem, tuple(files), columns, remarks)
 
 
+def side_of(source: Path) -> int | None:
+    """Return the side of a MedMNIST file's images, pixels; None if it is none: opening it says why."""
+    try:
+        _, shapes = _heads(source)
+    except (*_BROKEN, DatasetError):
+        return None
+    return max(shapes["train"][1:3])
+
+
 def read_image(source: str, stamp: str, part: str, number: int) -> NDArray[Any]:
     """Return one image [H, W] or [H, W, 3] of a part.
 

@@ -119,6 +119,18 @@ def _configure_splits(splits: "argparse._ArgumentGroup") -> None:
     )
 
 
+def _own_size(options: argparse.Namespace) -> list[str]:
+    """Return the setting that keeps a MedMNIST file's images as large as they are."""
+    from pipeline.ingest.sources.medmnist import side_of
+
+    source = Path(options.source)
+    said = options.contract or any(word.startswith("size=") for word in options.set)
+    if said or source.suffix != ".npz":
+        return []
+    side = side_of(source)
+    return [f"size={side}"] if side else []
+
+
 def run(options: argparse.Namespace, console: Console) -> int:
     """Ingest and print the funnel."""
     from data_schemas.contract import Contract
@@ -130,7 +142,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     preset = options.contract or ("medmnist" if Path(options.source).suffix == ".npz" else "any")
-    contract = resolve(Contract, "contracts", [preset], options.set)
+    contract = resolve(Contract, "contracts", [preset], [*_own_size(options), *options.set])
     info = ingest(
         options.source,
         options.labels,
