@@ -125,11 +125,17 @@ def plain_interval(
 
 
 def percentiles(value: float, found: Floats, method: str) -> Interval:
-    """Return a value with the 2.5th and 97.5th percentile of ``found``; ``nan`` there is left out."""
+    """Return a value with the 2.5th and 97.5th percentile of ``found``; ``nan`` there is left out.
+
+    Where every draw gave the same there are no limits: draws of one patient, or of nothing but hits,
+    say nothing about others.
+    """
     usable = found[np.isfinite(found)]
     if not math.isfinite(value) or usable.size < found.size / 2:
         return Interval(value=known(value), method=f"{method}: no interval")
     low, high = np.quantile(usable, (0.025, 0.975))
+    if low == high and value != 0:  # a difference of nought is one in every draw, and sure
+        return Interval(value=value, method=f"{method}: no interval, every draw gave the same")
     return Interval(value=value, low=float(low), high=float(high), method=method)
 
 

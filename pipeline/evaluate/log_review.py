@@ -78,7 +78,7 @@ def evidence_sheets(
     label = answers.of_primary()
     if label.point is None:
         return {}
-    found = mistakes.worst(label.positive, label.probability, label.point.high)
+    found = mistakes.worst(label.positive, label.probability, label.point.low, label.point.high)
     runtime = Runtime(package, threads=1)
     sheets: dict[Kind, NDArray[np.uint8]] = {}
     for kind in TITLES:

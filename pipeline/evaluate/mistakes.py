@@ -28,26 +28,31 @@ class Mistake:
 
 
 def worst(
-    positive: NDArray[np.int64], probability: NDArray[np.floating[Any]], threshold: float
+    positive: NDArray[np.int64], probability: NDArray[np.floating[Any]], low: float, high: float
 ) -> list[Mistake]:
-    """Return every mistake at ``threshold``, farthest from it first; ties in the order of images.
+    """Return every mistake, farthest from its threshold first; ties in the order of images.
+
+    What lies between two thresholds is undecided, and no mistake.
 
     Parameters
     ----------
     positive
         Truth, 0 or 1, [N].
     probability
-        Calibrated probability of being positive, [N]; positive is called at ``threshold`` or more.
+        Calibrated probability of being positive, [N]; positive is called at ``high`` or more,
+        negative below ``low``.
     """
-    called = probability >= threshold
-    wrong = np.flatnonzero(called != (positive == 1))
-    order = wrong[np.argsort(-np.abs(probability[wrong] - threshold), kind="stable")]
+    missed = (probability < low) & (positive == 1)
+    alarm = (probability >= high) & (positive == 0)
+    away = np.where(missed, low - probability, probability - high)
+    wrong = np.flatnonzero(missed | alarm)
+    order = wrong[np.argsort(-away[wrong], kind="stable")]
     return [
         Mistake(
             "worst_fn" if positive[place] else "worst_fp",
             int(place),
             float(probability[place]),
-            abs(float(probability[place]) - threshold),
+            float(away[place]),
         )
         for place in order
     ]

@@ -158,8 +158,10 @@ def design_effect(scores: NDArray[np.floating[Any]], patients: NDArray[np.str_])
     """
     _, place, sizes = np.unique(np.asarray(patients), return_inverse=True, return_counts=True)
     images, groups = place.size, sizes.size
-    if groups < 2 or groups == images:
+    if groups == images:
         return 1.0
+    if groups == 1:  # how alike one patient's images are nobody can tell: they count as one
+        return float(images)
     ranks = rankdata(np.asarray(scores, dtype=np.float64))
     means = np.bincount(place, weights=ranks) / sizes
     within = float(np.sum((ranks - means[place]) ** 2)) / (images - groups)

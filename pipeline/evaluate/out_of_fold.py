@@ -22,12 +22,13 @@ from data_schemas.errors import DatasetError
 from data_schemas.files import replacing
 from pipeline.evaluate.answers import LabelAnswers, SplitAnswers, answers_of
 from pipeline.evaluate.bootstrap import patient_bootstrap, plain_interval
+from pipeline.evaluate.reliability import calibration_error
 from pipeline.evaluate.statistics import (
-    Bins,
     auc,
     confusion,
     known,
     macro_auc,
+    proportion,
     quadratic_kappa,
 )
 from pipeline.ingest.store import Dataset
@@ -152,8 +153,9 @@ def pooled_statistics(folds: Sequence[FoldAnswers], info: DatasetInfo) -> dict[s
         label, patients = together(folds, first.label)
         for question in questions(label, patients, kinds[label.label]):
             found[f"auc/{question.name}"] = _area(question.positive, question.probability, patients)
-            bins = Bins(question.positive, question.probability)
-            found[f"ece/{question.name}"] = plain_interval(bins.error(), bins.error, patients)
+            found[f"ece/{question.name}"] = calibration_error(
+                question.positive, question.probability, patients
+            )
         right = label.truth == label.answer
         found[f"accuracy/{label.label}"] = _share(right, np.ones_like(right), patients)
         if label.exclusive:
@@ -265,14 +267,27 @@ def _share(
         return int(weights[hits & among].sum()) / total if total else math.nan
 
     found = plain_interval(share(np.ones(hits.size, np.int64)), share, patients)
-    counts = {"numerator": int((hits & among).sum()), "denominator": int(among.sum())}
-    return found.model_copy(update=counts)
+    numerator, denominator = int((hits & among).sum()), int(among.sum())
+    if numerator in (0, denominator):  # every draw is like it; patients, not images, are the trials
+        found = proportion(*_patients(hits, among, patients))
+        found = found.model_copy(update={"method": f"{found.method}, of patients"})
+    return found.model_copy(update={"numerator": numerator, "denominator": denominator})
+
+
+def _patients(
+    hits: NDArray[np.bool_], among: NDArray[np.bool_], patients: NDArray[np.str_]
+) -> tuple[int, int]:
+    trials = np.unique(patients[among]).size
+    return (trials if hits[among].any() else 0), trials
 
 
 def _area(truth: Ints, scores: Floats, patients: NDArray[np.str_]) -> Interval:
     found = patient_bootstrap(truth, scores, patients)
+    method = f"{found.method}: {found.note}" if found.note else found.method
+    if found.low == found.high:
+        return Interval(value=known(found.value), method=method)
     return Interval(
-        value=known(found.value), low=known(found.low), high=known(found.high), method=found.method
+        value=known(found.value), low=known(found.low), high=known(found.high), method=method
     )
 
 

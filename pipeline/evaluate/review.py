@@ -84,7 +84,9 @@ def doubts(answers: SplitAnswers, evaluation: Evaluation, card: Card, leaks: str
     area = found.get(f"auc/{name}")
     if area is None or area.value is None:
         flags.append("AUC is undefined: the split lacks a class")
-    elif area.low is not None and area.low <= 0.5:
+    elif area.low is None:
+        flags.append(f"AUC {area.value:.3f} has no interval: {area.method}")
+    elif area.low <= 0.5:
         flags.append(f"AUC's interval reaches down to {area.low:.3f}; chance is not excluded")
     positives = int(label.positive.sum())
     for count, what in ((positives, "positive"), (label.positive.size - positives, "negative")):

@@ -78,7 +78,7 @@ def mistakes(answers: SplitAnswers) -> Table:
     if label.point is None:
         return Table(columns, ())
     rows = []
-    for one in worst(label.positive, label.probability, label.point.high):
+    for one in worst(label.positive, label.probability, label.point.low, label.point.high):
         place = label.rows[one.place]
         row = int(answers.indices[place])
         rows.append(

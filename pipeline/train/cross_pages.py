@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,15 +97,15 @@ def review(
     """Return the five answers about all folds together."""
     info = task.info
     rows = [fold_row(fold, info) for fold in folds]
-    key = f"auc/{task.head.primary}"
-    key = key if key in found else next(name for name in found if name.startswith("auc/"))
+    key = _asked(task, found)
     shown_first = [key, *(name for name in found if name.split("/")[0] in SHOWN)]
     figures = ", ".join(
-        f"{name.partition('/')[0].replace('auc', 'AUC')} {with_limits(found[name])}"
-        for name in shown_first[:3]
+        f"{_spoken(name, task.head.primary)} {with_limits(found[name])}" for name in shown_first[:3]
     )
-    aucs = [row[key] for row in rows if key in row]
+    aucs = [row[key] for row in rows if math.isfinite(row.get(key, math.nan))]
     spread = f", folds {min(aucs):.3f} to {max(aucs):.3f}" if aucs else ""
+    if aucs and len(aucs) < len(rows):
+        spread += f" (undefined in {len(rows) - len(aucs)})"
     ece = found.get(key.replace("auc/", "ece/"), Interval(value=None))
     images, patients = (round(sum(row[name] for row in rows)) for name in ("images", "patients"))
     remarks = list(dict.fromkeys(notes))
@@ -118,6 +119,24 @@ def review(
         wrong=f"{count(len(remarks), 'remark')}; one source, so not an external validation.",
         flags=tuple(remarks),
     )
+
+
+def _asked(task: Task, found: dict[str, Interval]) -> str:
+    """Return the key of the AUC of the question that the verdict answers, as far as there is one."""
+    name = task.head.primary
+    output = task.head.outputs[task.head.primary_index]
+    first = min(output.positive_classes)
+    tail = set(output.positive_classes) == set(range(first, len(output.classes)))
+    keys = [f"auc/{name}", f"auc/{name}_ge{first}" if tail else "", f"auc_macro/{name}"]
+    return next(
+        (key for key in keys if key in found), next(key for key in found if key.startswith("auc"))
+    )
+
+
+def _spoken(key: str, primary: str) -> str:
+    statistic, _, name = key.partition("/")
+    beside = name.removeprefix(primary).lstrip("_").replace("ge", ">= ")
+    return f"{statistic.replace('auc', 'AUC')}{f' ({beside})' if beside else ''}"
 
 
 def page(

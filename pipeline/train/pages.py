@@ -89,7 +89,7 @@ def log_mistakes(
     known = np.flatnonzero(labelled >= 0)
     probability = judge.positive(output, tune_logits[known])
     truth = judge.is_positive(output, labelled[known])
-    found = mistakes.worst(truth, probability, point.high)
+    found = mistakes.worst(truth, probability, point.low, point.high)
     for kind in mistakes.WORDS:
         own = [one for one in found if one.kind == kind]
         chosen = own[: mistakes.SHOWN]
@@ -115,8 +115,9 @@ def not_judged(
     labelled = task.targets[task.rows["tune"], place]
     known = labelled >= 0
     truth = judge.is_positive(output, labelled[known])
-    called = judge.positive(output, tune_logits[known]) >= point.high
-    missed, alarms = int((truth & ~called).sum()), int((called & (truth == 0)).sum())
+    probability = judge.positive(output, tune_logits[known])
+    missed = int(((truth == 1) & (probability < point.low)).sum())
+    alarms = int(((truth == 0) & (probability >= point.high)).sum())
     early = ", stopped early" if fitted.stopped_early else ""
     chose = "which chose epoch" if task.plan.learning.keep == "best" else "kept at epoch"
     ece = calibrated.metrics.get("calibration/ece")

@@ -164,6 +164,19 @@ def test_design_effect_of_equal_and_of_unlike_eyes():
     assert design_effect(halfway, patients) == pytest.approx(1.5, abs=0.1)
     assert design_effect(alike[:400], np.arange(400).astype(str)) == 1.0
     assert design_effect(np.ones(4), np.array(["a", "a", "b", "b"])) == 1.0
+    assert design_effect(np.ones(1), np.array(["a"])) == 1.0
+
+
+def test_sixty_images_of_one_patient_show_no_sensitivity():
+    generator = np.random.default_rng(4)
+    assert design_effect(generator.normal(size=60), np.full(60, "a")) == 60.0
+    truth = np.repeat([1, 0], [60, 200])
+    values = np.concatenate([generator.uniform(0.6, 1, 60), generator.uniform(0, 0.5, 200)])
+    patients = np.concatenate([np.full(60, "a"), np.arange(200).astype(str)])
+    rule = OperatingRule(rule="sensitivity", target=0.95)
+    point = choose(truth, values, rule, label="x", patients=patients)
+    assert point.note
+    assert point.effective_positives == 1
 
 
 def test_two_eyes_that_agree_count_as_one():

@@ -123,6 +123,30 @@ def test_intervals_are_of_patients_not_of_images():
         assert 1.5 < width(by_patient, key) / width(by_image, key) < 2.6, key
 
 
+def test_where_every_draw_is_alike_no_interval_of_width_nought_is_told():
+    truth = [0, 0, 0, 0, 1, 1, 2, 2]
+    shares = [P[grade] for grade in truth]
+    found = pooled_statistics([fold(0, truth, shares, list("aabbccde"))], info())
+    hit = found["sensitivity/grade"]
+    # four of four images, of three patients: Clopper-Pearson of 3 of 3
+    assert (hit.value, hit.numerator, hit.denominator) == (1.0, 4, 4)
+    assert (hit.low, hit.high) == (pytest.approx(0.025 ** (1 / 3)), 1.0)
+    assert "of patients" in hit.method
+    for key in ("auc/grade_ge2", "kappa/grade"):
+        assert (found[key].value, found[key].low) == (1.0, None)
+        assert "same" in found[key].method
+
+
+def test_the_calibration_error_lies_within_its_interval():
+    for seed in range(8):
+        generator = np.random.default_rng(seed)
+        chance = generator.dirichlet((1, 1, 1), 150)
+        truth = np.array([generator.choice(3, p=row) for row in chance])
+        found = pooled_statistics([fold(0, truth, chance, list(map(str, range(150))))], info())
+        ece = found["ece/grade_ge1"]
+        assert ece.low <= ece.value <= ece.high
+
+
 def test_a_threshold_is_each_folds_own():
     low = fold(0, [1, 0], [P["01"], P[0]], ["a", "b"], high=0.5)
     high = fold(1, [1, 0], [P["01"], P[0]], ["c", "d"], high=0.65)

@@ -20,7 +20,7 @@ def _review(**changed):
 
 
 def test_the_worst_mistakes_come_first_and_a_threshold_belongs_to_the_positives():
-    found = mistakes.worst(TRUTH, PROBABILITY, 0.5)
+    found = mistakes.worst(TRUTH, PROBABILITY, 0.5, 0.5)
     # 0.5 is called: row 5 is a false alarm that lies on the threshold itself
     assert [(one.kind, one.place) for one in found] == [
         ("worst_fn", 1),
@@ -31,9 +31,14 @@ def test_the_worst_mistakes_come_first_and_a_threshold_belongs_to_the_positives(
     assert [round(one.distance, 2) for one in found] == [0.3, 0.2, 0.05, 0.0]
 
 
+def test_what_lies_between_two_thresholds_is_undecided_and_no_mistake():
+    found = mistakes.worst(TRUTH, PROBABILITY, 0.3, 0.6)
+    assert [(one.kind, one.place) for one in found] == [("worst_fn", 1), ("worst_fp", 3)]
+
+
 def test_no_mistake_is_no_picture_and_equal_distances_keep_their_order():
-    assert mistakes.worst(TRUTH, TRUTH.astype(float), 0.5) == []
-    level = mistakes.worst(np.array([1, 1, 1]), np.array([0.2, 0.2, 0.2]), 0.5)
+    assert mistakes.worst(TRUTH, TRUTH.astype(float), 0.5, 0.5) == []
+    level = mistakes.worst(np.array([1, 1, 1]), np.array([0.2, 0.2, 0.2]), 0.5, 0.5)
     assert [one.place for one in level] == [0, 1, 2]
 
 

@@ -138,6 +138,9 @@ def _groups(dataset: Dataset) -> dict[str, Indices]:
     meanings = [(k, f"{label.name}: {meaning}") for k, meaning in enumerate(label.classes)]
     meanings = [*meanings[:_MOST_CLASSES], (-1, f"{label.name}: not known")]
     found = {meaning: np.flatnonzero(values == k) for k, meaning in meanings}
+    further = len(label.classes) - _MOST_CLASSES
+    if further > 0:
+        found[f"{label.name}: {further} more classes"] = np.flatnonzero(values >= _MOST_CLASSES)
     return {meaning: indices for meaning, indices in found.items() if len(indices)}
 
 

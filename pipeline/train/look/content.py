@@ -91,7 +91,7 @@ def contents(
         "contrast": any(isinstance(m, LocalContrast) for m in subject.network.modules()),
         "answer": {
             "primary": card.primary,
-            "verdict": _verdict(subject.package, found.logits, ran.embedding[0], seen.pixels),
+            "verdict": _verdict(subject.package, found.logits, ran.embedding[0], seen),
             "outputs": answer.outputs_tree(card, found, seen),
         },
         "checks": [
@@ -105,12 +105,14 @@ def _verdict(
     package: Package,
     logits: NDArray[np.float32],
     embedding: NDArray[np.float32],
-    pixels: NDArray[np.uint8],
+    seen: Seen,
 ) -> Verdict:
     """Return what a service would answer."""
+    if not seen.sufficient:
+        return decision.not_assessed(package.card).verdict
     decided = decision.decide(package.card, logits)
     reference = package.reference
-    outside = reference is not None and not reference.see(embedding, pixels).scope.inside
+    outside = reference is not None and not reference.see(embedding, seen.pixels).scope.inside
     return (decision.out_of_scope(decided) if outside else decided).verdict
 
 

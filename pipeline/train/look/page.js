@@ -334,12 +334,13 @@
     const positive = Math.min(1, o.positive_classes.reduce((sum, at) => sum + found[at], 0)), point = o.point;
     const calm = `${fix(logit)} / ${fix(o.temperature)}${c.shift ? ` ${c.shift < 0 ? MINUS : "+"} ${Math.abs(c.shift).toFixed(3)}` : ""} = ${fix(x)}`;
     const link = { sigmoid: `Probability of ${o.classes[1]}: 1 / (1 + e^${fix(-x)}) = `, softmax: "Probability: e to the power of each class's number, divided by the sum over all classes: ", cumulative: `Each map answers “this grade or a later one?”; this one says ${fix(sigmoid(x))}. Differences of neighbours give the grades. ` }[o.link];
+    const withheld = { out_of_scope: "the image is unlike those that the model was made for", insufficient_quality: "the contract finds its quality insufficient" }[D.answer.verdict];
     const same = found.every((v, at) => Math.abs(v - o.probabilities[at]) < 1e-4);
     const rule = !point ? [sentence.not_assessed] : [`Threshold${point.low === point.high ? "" : "s"}, chosen on ${point.images} calibration images (rule ${point.rule}): `,
-      point.low === point.high ? `positive at ${fix(point.high)} or more. ` : `positive at ${fix(point.high)} or more, negative below ${fix(point.low)}. `, `${fix(positive)} is ${stands[o.state]}: `, el("strong", { id: "verdict" }, sentence[o.state]), "."];
+      point.low === point.high ? `positive at ${fix(point.high)} or more. ` : `positive at ${fix(point.high)} or more, negative below ${fix(point.low)}. `, `${fix(positive)} is ${stands[o.state]}: `, el("strong", { id: "verdict" }, sentence[o.state]), withheld ? `, if the service gave a verdict; it gives none: ${withheld}.` : "."];
     const items = [["The sum of all ", `${n} numbers of the map is ${fix(mean * n, 2)}; their mean is `, el("strong", {}, fix(mean)), "."],
       [`Plus the bias: ${fix(mean)} ${c.bias < 0 ? MINUS : "+"} ${Math.abs(c.bias).toFixed(3)} = `, el("strong", { id: "logit" }, fix(logit)), ", the logit. ", ready(Math.abs(logit - c.logit) < 1e-4 * Math.max(1, Math.abs(logit)), `the package's graph says ${fix(c.logit)}`, `the package's graph says ${fix(c.logit)}`)],
-      [o.temperature === 1 && !c.shift ? "No calibration: temperature 1, no shift." : `Calibrated on other patients: divided by the temperature${c.shift ? ", plus the shift" : ""}: ${calm}.`],
+      [o.temperature === 1 && !c.shift ? "No calibration: temperature 1, no shift." : `Calibrated on held-out images: divided by the temperature${c.shift ? ", plus the shift" : ""}: ${calm}.`],
       o.link === "sigmoid" ? [link, el("strong", { id: "probability" }, fix(positive)), ". ", ready(same, "as the service answers", "the service answers otherwise")] : [link, `positive (${o.positive_classes.map((at) => o.classes[at]).join(", ")}): `, el("strong", { id: "probability" }, fix(positive)), ". ", ready(same, "as the service answers", "the service answers otherwise")],
       rule];
     if (o.truth) items.push([`What the data set says: `, el("strong", {}, o.truth), "."]);

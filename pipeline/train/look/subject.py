@@ -60,6 +60,7 @@ class Seen:
     columns: int
     truth: dict[str, str]  # label -> class, where the data set knows it
     row: int = -1  # of the data set's manifest
+    sufficient: bool = True  # whether the contract finds its quality sufficient
 
 
 def put_together(package: Package, plan_file: Path | None) -> Subject:
@@ -174,6 +175,7 @@ def from_file(file: Path, package: Package) -> Seen:
         instance.rows,
         instance.columns,
         {},
+        sufficient=prepared.quality.sufficient,
     )
 
 

@@ -82,10 +82,6 @@ KNOWN_WEIGHTS = When(
 )
 IMAGENET = When("from ImageNet weights", lambda f: f.starts_from_imagenet)
 TINY_NETWORK = When("backbone convnet", lambda f: f.backbone == "convnet")
-FEW_LARGE = When(
-    "from ImageNet weights, 256 px or more, fewer than 2,000 training images",
-    lambda f: f.starts_from_imagenet and f.size >= 256 and f.train < 2000,
-)
 UNEVEN = When("rarest class under half of the commonest", lambda f: f.balance < 0.5)
 NOISY_TUNE = When("fewer than 150 tuning images", lambda f: f.tune < 150)
 LONG = When("2,000 steps or more", lambda f: f.steps >= 2000)
@@ -254,8 +250,6 @@ RULES: tuple[Rule, ...] = (
     Rule("network.views", "rule", ALWAYS, "mirror", "the mean of an image and its mirror image is steadier"),
     Rule("network.members", "trial", TINY_NETWORK & TIME_FOR_MORE, Computed("as many as the time allows, at most 5", affordable_members),
          "one network takes {f.member_minutes:.1f} min, {f.minutes:g} are allowed; small networks differ from seed to seed"),
-    Rule("network.members", "trial", FEW_LARGE & TIME_FOR_MORE, 2,
-         "networks of {f.train:,} images differ from seed to seed: the mean of two is steadier; one takes {f.member_minutes:.1f} min"),
     Rule("network.members", "rule", ALWAYS, 1,
          "every further network is one more to wait for in every answer"),
     # learning
