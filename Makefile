@@ -30,7 +30,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 setup-pacs:  ## install what the tests of DICOMweb need (Orthanc, dcmtk): Debian or Ubuntu, as root
 	command -v Orthanc > /dev/null && test -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so && command -v dcmdump > /dev/null || \
-	  { apt-get -q update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=600 install -y \
+	  { apt-get -q -o Acquire::Retries=5 update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=5 install -y \
 	      --no-install-recommends orthanc orthanc-dicomweb dcmtk; }
 
 demo: setup  ## the whole road on a drawn cohort: about four minutes after installation
@@ -38,7 +38,7 @@ demo: setup  ## the whole road on a drawn cohort: about four minutes after insta
 
 test: check  ## everything CI runs: contracts, types, style, and the test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not needs_podman and not own_process" tests
-	$(BIN)/python -m pytest -m own_process tests/train/test_resume.py tests/tracking/test_runs.py
+	$(BIN)/python -m pytest -m own_process tests/train/test_resume.py tests/tracking/test_runs.py tests/ingest/test_sources.py
 
 test-kill: setup  ## SIGKILL at 20 random moments of an ingestion of 1,000 files
 	HILUM_KILLS=20 HILUM_KILL_FILES=1000 $(BIN)/python -m pytest -q -s tests/ingest/test_kill.py

@@ -10,8 +10,8 @@ setup-system:  ## Debian packages that images are built and run with, and compos
 	done; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing=1; \
 	test -z "$$missing" || { \
-	  DEBIAN_FRONTEND=noninteractive apt-get -q update && \
-	  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=600 install -y \
+	  DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retries=5 update && \
+	  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=5 install -y \
 	    --no-install-recommends podman buildah runc netavark iptables mmdebstrap ca-certificates postgresql; }
 
 setup-image-base: setup-system  ## a base image from Debian's packages, where no image registry is reachable

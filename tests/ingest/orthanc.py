@@ -78,11 +78,15 @@ def running(folder: Path, user: str = "", password: str = "") -> Iterator[Orthan
         yield server
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(60)
 
 
 def _wait(server: Orthanc, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    for _ in range(300):
+    for _ in range(1200):
         if process.poll() is not None:
             raise RuntimeError(f"Orthanc ended: {log.read_text()[-2000:]}")
         try:

@@ -144,6 +144,7 @@ def _digests(files) -> list[bytes]:
     return [file.fetch() for file in files]
 
 
+@pytest.mark.own_process
 def test_other_processes_read_any_order(tmp_path):
     files = {f"{k:03d}": os.urandom(5000) for k in range(60)}
     for source in (zipped(tmp_path / "x.zip", files), rolled(tmp_path / "x.tgz", files, "w:gz")):

@@ -332,10 +332,11 @@ def _first_use(uri, answers):
         answers.put(repr(error))
 
 
+@pytest.mark.own_process
 def test_four_processes_may_use_a_fresh_store_at_once(tmp_path, migrated_store):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     answers = FORK.Queue()
-    children = [FORK.Process(target=_first_use, args=(uri, answers)) for _ in range(4)]
+    children = [FORK.Process(target=_first_use, args=(uri, answers), daemon=True) for _ in range(4)]
     for child in children:
         child.start()
     run_ids = [answers.get(timeout=120) for _ in children]

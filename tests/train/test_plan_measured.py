@@ -174,7 +174,7 @@ for _ in range(2):
     network(torch.zeros((batch, size, size, 3), dtype=torch.uint8))[0].mean().backward()
     training.take_step(0.0, 0.0)
 # not ru_maxrss, which begins at what the parent held when it forked
-peak = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+peak = next((x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")), "- 0")
 print(int(peak.split()[1]) * 1024)
 """
 
@@ -188,6 +188,8 @@ def test_memory_of_real_steps_is_as_foretold(backbone, size):
         command = [sys.executable, "-c", _RUN, backbone, str(size), str(batch)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         peaks.append(float(done.stdout))
+    if not all(peaks):
+        pytest.skip("needs VmHWM in /proc/self/status")
     plan = Plan(network=NetworkPlan(backbone=backbone))
     memory = measure_memory(plan, Shape(1, size, 3, 100, 20), CPU)
     assert memory.bytes_at(36) - memory.bytes_at(4) == pytest.approx(peaks[1] - peaks[0], rel=0.3)

@@ -112,7 +112,7 @@ def test_4_and_3_images_give_what_7_give(tmp_path, precision, within):
         return subprocess.Popen(words, env=env), file
 
     children = [start(0, 1), start(0, 2), start(1, 2)]
-    assert [child.wait(timeout=120) for child, _ in children] == [0, 0, 0]
+    assert [child.wait(timeout=600) for child, _ in children] == [0, 0, 0]
     one, first, second = (np.load(file) for _, file in children)
     for name in one.files:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
