@@ -212,8 +212,12 @@ class Receipts:
         head = self._head(files)
         end = find_end(self.folder, *head)
         tail = end.tail
-        if tail.file and tail.file != files.name:
+        if tail.file:
+            # also one of the same name: a copy may have been put in its place
+            again = tail.file == files.name
             self._open_log(files, tail.file)
+            if again:
+                sync(self.folder)
         if end.torn:
             tail = self._mend(files, end)
         os.pwrite(files.lock, tail.pack(), 0)
@@ -251,6 +255,10 @@ class Receipts:
                     return
                 with self._writing, self._locked() as files:
                     tail = self._tail(files)
+                    if tail.number < number:
+                        raise HilumError(
+                            f"line {number} is gone: its file was replaced", where=self.folder
+                        )
                     handle = os.dup(files.log)
                 try:
                     self._flush(handle, tail)

@@ -274,6 +274,43 @@ def test_a_log_taken_away_while_it_is_written_is_noticed(tmp_path):
         log.append(receipt())
 
 
+def replaced_by_a_copy(file):
+    copy = file.with_name("copy")
+    copy.write_bytes(file.read_bytes())
+    return copy
+
+
+def test_a_log_goes_on_in_the_copy_that_took_its_place(tmp_path):
+    log = opened(tmp_path)
+    log.append(receipt())
+    (file,) = files_of(tmp_path)
+    replaced_by_a_copy(file).replace(file)
+    log.append(receipt("after"))
+    found = verify_log(tmp_path)
+    assert (found.flaws, found.receipts) == ([], 2)
+
+
+def test_a_line_lost_to_a_copy_is_not_believed_to_be_on_disk(tmp_path, monkeypatch):
+    log = opened(tmp_path)
+    log.append(receipt())
+    (file,) = files_of(tmp_path)
+    copy, write_line = replaced_by_a_copy(file), log._write
+
+    def and_replace(fields):
+        number = write_line(fields)
+        copy.replace(file)
+        return number
+
+    monkeypatch.setattr(log, "_write", and_replace)
+    with pytest.raises(Refusal) as refused:
+        log.append(receipt("lost"))
+    assert "its file was replaced" in refused.value.detail
+    monkeypatch.undo()
+    log.append(receipt("kept"))
+    found = verify_log(tmp_path)
+    assert (found.flaws, found.receipts) == ([], 2)
+
+
 class Full:
     """A disk with room for so many bytes more."""
 
