@@ -8,6 +8,8 @@ import os
 import socket
 import ssl
 import threading
+import time
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -285,6 +287,19 @@ def test_a_memory_file_is_used_again_when_nobody_holds_it():
     third = files.take(1_048_576)
     assert third.file == used
     assert files.take(1_048_577).file not in (used, second.file)
+
+
+def test_a_connection_keeps_nothing_of_a_body_that_has_gone(serving):
+    app = Echo()
+    app.files = landing.MemoryFiles(0)
+    client = serving(app)()
+    client.line.sendall(post(LARGE))
+    assert answer(client)[0] == 200
+    memory = weakref.ref(app.held.pop().view.obj)
+    end = time.monotonic() + SECONDS
+    while memory() is not None:
+        assert time.monotonic() < end, "it is still held"
+        time.sleep(0.01)
 
 
 def test_memory_files_that_are_not_kept_are_given_back():
