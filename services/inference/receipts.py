@@ -150,6 +150,10 @@ class Receipts:
             tail = self._tail(files)
             if tail.number >= 0:
                 self._anchor(tail)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close the files and say nothing."""
         if self._opened is not None and self._opened.pid == os.getpid():
             for handle in (self._opened.lock, self._opened.head, self._opened.log):
                 with suppress(OSError):
@@ -382,12 +386,27 @@ def open_receipts(settings: ServiceSettings, journal: Journal) -> Receipts | Non
     if not settings.receipts:
         journal.write("no_receipts", level="warning", mend="name a folder: HILUM_RECEIPTS")
         return None
-    key = None
-    if settings.receipt_key_file:
-        key = read_keys(Path(settings.receipt_key_file))[0]
+    key = _key_of(settings)
     journal.write("receipts", sealed=key is not None)
     rotate = settings.receipt_file_mb * 2**20
     return Receipts(Path(settings.receipts), journal, key=key, rotate_bytes=rotate)
+
+
+def check_receipts(settings: ServiceSettings) -> None:
+    """Open the log that the settings name, mend its end if need be, and let it go.
+
+    Raises
+    ------
+    HilumError
+        If the log was cut or altered, its folder can't be written, or the key file can't be used.
+    """
+    Receipts(Path(settings.receipts), Journal(), key=_key_of(settings)).let_go()
+
+
+def _key_of(settings: ServiceSettings) -> Key | None:
+    if not settings.receipt_key_file:
+        return None
+    return read_keys(Path(settings.receipt_key_file))[0]
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:

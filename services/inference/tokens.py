@@ -71,6 +71,8 @@ class Tokens:
                 mend="name the audience that the issuer writes into tokens for it",
             )
         check_address(settings.oidc_issuer, where="HILUM_OIDC_ISSUER")
+        if settings.oidc_jwks_url:
+            check_address(settings.oidc_jwks_url, where="HILUM_OIDC_JWKS_URL")
         self._issuer = settings.oidc_issuer
         self._audience = settings.oidc_audience
         self._jwks_url = settings.oidc_jwks_url

@@ -15,15 +15,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from data_schemas.errors import UsageError
+from data_schemas.errors import HilumError, UsageError
 from data_schemas.keys import KeyRing, new_key
 from services.cli.main import main
 from services.inference import access, tls
 from services.inference.access import Buckets, Gate, Keys, check_open
+from services.inference.checking import check_start
 from services.inference.journal import Journal
+from services.inference.receipt_files import files_of
 from services.inference.settings import ServiceSettings
 from tests.services.conftest import ROOT, log_with, serving, wait_until_ready
 from tests.services.issuers import AUDIENCE, issuing
+from tests.services.test_receipts import write
 from tests.services.test_scores import JPEG, check_problem, post
 
 
@@ -374,9 +377,15 @@ def test_the_description_names_keys_and_their_refusals(client):
 
 
 def test_a_service_open_to_others_does_not_start_by_accident(package):
-    words = ["-m", "services.cli.main", "serve", str(package.folder), "--port", "0"]
+    done = started_in_vain(package, "--host", "0.0.0.0")  # noqa: S104 - it must not start
+    assert "nobody would be asked who they are" in done.stderr
+    assert "--insecure-open" in done.stderr
+
+
+def started_in_vain(package, *words):
+    start = ["-m", "services.cli.main", "serve", str(package.folder), "--port", "0"]
     done = subprocess.run(
-        [sys.executable, *words, "--host", "0.0.0.0"],  # noqa: S104 - it must not start
+        [sys.executable, *start, *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -384,5 +393,59 @@ def test_a_service_open_to_others_does_not_start_by_accident(package):
         check=False,
     )
     assert done.returncode == 2
-    assert "nobody would be asked who they are" in done.stderr
-    assert "--insecure-open" in done.stderr
+    assert done.stdout == ""
+    return done
+
+
+def test_what_would_end_every_worker_ends_the_command_with_its_sentence(package, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = started_in_vain(package, "--receipts", str(tmp_path / "file" / "log"))
+    assert "receipts can't be kept there" in done.stderr
+
+
+def test_what_workers_need_is_looked_at_before_they_start(tmp_path):
+    cert, key = certificate(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("[]")
+    for settings, what in (
+        ({"tls_cert": str(cert), "tls_key": str(certificate(other)[1])}, "can't be used"),
+        ({"tls_cert": str(cert)}, "belong together"),
+        ({"keys_file": str(wrong)}, "wrong.json"),
+        ({"keys_file": str(tmp_path / "none.json")}, "none.json"),
+        ({"receipts": str(other), "receipt_key_file": str(cert)}, "32 hex digits"),
+        ({"oidc_issuer": "https://issuer.example"}, "meant for this service"),
+        (
+            {
+                "oidc_issuer": "https://issuer.example",
+                "oidc_audience": "us",
+                "oidc_jwks_url": "http://issuer.example/keys",
+            },
+            "https://",
+        ),
+    ):
+        with pytest.raises(HilumError, match=what):
+            check_start(ServiceSettings(**settings))
+    cut = tmp_path / "log"
+    write(cut, 3)
+    files_of(cut)[0].unlink()
+    with pytest.raises(HilumError, match="the log ends"):
+        check_start(ServiceSettings(receipts=str(cut)))
+    check_start(ServiceSettings())
+    check_start(ServiceSettings(tls_cert=str(cert), tls_key=str(key), receipts=str(other)))
+
+
+def test_looking_before_the_start_imports_nothing_that_is_not_asked_for():
+    script = (
+        "import sys\n"
+        "from services.inference.checking import check_start\n"
+        "from services.inference.settings import ServiceSettings\n"
+        "before = set(sys.modules)\n"
+        "check_start(ServiceSettings())\n"
+        "print(len(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "0\n"

@@ -329,7 +329,10 @@ def test_bodies_together_are_bounded_too(package):
 def test_a_form_is_let_go_with_its_request(package):
     body = form_of([bytes(4_000_000)] * 2)
     scope = {
-        **{"type": "http", "method": "POST", "path": "/v1/scores", "query_string": b""},
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/scores",
+        "query_string": b"",
         "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
     }
 
