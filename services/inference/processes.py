@@ -43,7 +43,7 @@ def run_processes(serving: Serving) -> int:
     work = partial(_work, serving, following=follower is not None)
     lives: dict[str, Life] = {f"worker {place}": work for place in range(count)}
     if follower is not None:
-        lives["follower"] = follower.live
+        lives["follower"] = partial(_follow, serving.listening, follower)
     if count > 1:
         _import_once()
     return Supervisor(
@@ -51,6 +51,7 @@ def run_processes(serving: Serving) -> int:
         settings.drain_seconds,
         journal,
         lambda pid: forget_process(pid, settings.figures_folder),
+        serving.listening.close,
     ).run()
 
 
@@ -76,6 +77,14 @@ def _work(serving: Serving, lifeline: int, ready: Callable[[], None], *, followi
     gc.freeze()
     gc.enable()
     serve(app, serving.listening, settings, lifeline)
+
+
+def _follow(
+    listening: socket.socket, follower: Follower, lifeline: int, ready: Callable[[], None]
+) -> None:
+    # the port is open as long as anybody holds it, and this one takes no connection from it
+    listening.close()
+    follower.live(lifeline, ready)
 
 
 def _follower(serving: Serving, journal: Journal) -> Follower | None:

@@ -55,12 +55,16 @@ class Supervisor:
         Where deaths are told.
     buried
         Called with the process id of each child that ended.
+    ending
+        Called first of all when it is told to end: the port is closed there, or connections would
+        wait in it for somebody who doesn't come.
     """
 
     lives: dict[str, Life]
     drain_seconds: float
     journal: Journal
     buried: Callable[[int], None] = lambda _: None
+    ending: Callable[[], None] = lambda: None
     _places: list[_Place] = field(default_factory=list)
     _lifeline: tuple[int, int] = (-1, -1)
     _ready: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, mmap.PAGESIZE))
@@ -158,6 +162,7 @@ class Supervisor:
         )
 
     def _end(self) -> int:
+        self.ending()
         for place in self._places:
             if place.pid:
                 os.kill(place.pid, signal.SIGTERM)

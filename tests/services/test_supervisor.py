@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +50,72 @@ def test_what_fails_at_its_start_is_given_time(tmp_path):
 @pytest.mark.parametrize("deaths", [8])
 def test_what_was_ready_is_replaced_at_once_however_often(tmp_path, deaths):
     assert pauses(tmp_path, deaths, ready=True) == [0] * deaths
+
+
+DRAINING = """
+import pathlib, signal, socket, sys, time
+from services.inference.journal import Journal
+from services.inference.supervisor import Supervisor
+
+listening = socket.create_server(("127.0.0.1", 0))
+print(listening.getsockname()[1], flush=True)
+
+def life(_lifeline, ready):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    listening.close()
+    print("ready", flush=True)
+    while not pathlib.Path(sys.argv[1]).exists():
+        time.sleep(0.02)
+
+print(Supervisor({"worker": life}, 60.0, Journal(), ending=listening.close).run())
+"""
+
+
+def test_the_port_closes_before_the_children_have_ended(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", DRAINING, str(tmp_path / "go")], stdout=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            place = ("127.0.0.1", int(running.stdout.readline()))
+            assert running.stdout.readline() == "ready\n"
+            socket.create_connection(place, timeout=10).close()
+            running.send_signal(signal.SIGTERM)
+            end = time.monotonic() + 30
+            while True:
+                try:
+                    socket.create_connection(place, timeout=10).close()
+                except OSError:
+                    break
+                assert time.monotonic() < end, "the port is still open"
+                time.sleep(0.02)
+            assert running.poll() is None
+            (tmp_path / "go").write_text("")
+            assert running.communicate(timeout=60)[0] == "0\n"
+        finally:
+            running.kill()
+
+
+TRYING = """
+import pathlib, time
+from services.inference import following
+
+def tried(*_):
+    print("trying", flush=True)
+    time.sleep(50)
+
+following._tried = tried
+following.tried_apart(pathlib.Path("."))
+"""
+
+
+def test_a_trial_of_a_package_ends_with_its_parent():
+    with subprocess.Popen(
+        [sys.executable, "-c", TRYING], stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout.readline() == "trying\n"
+        running.kill()
+        # what is said ends when nobody is left who could say more
+        assert running.communicate(timeout=30)[0] == ""
 
 
 EARLY = """
