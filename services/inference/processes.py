@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ def _work(serving: Serving, lifeline: int, ready: Callable[[], None], *, followi
     gc.disable()  # nothing of what is imported is garbage
     # first of all: as long as there is one thread, forking is safe
     breeding = Nursery(decode_limits(settings)) if settings.isolate else None
-    around = Around(serving.scratch if following else None, breeding, ready)
+    # want of memory or files may pass: it ends, and the supervisor starts another after a pause
+    end = partial(os.kill, os.getpid(), signal.SIGTERM)
+    around = Around(serving.scratch if following else None, breeding, ready, end)
     figures = Figures(settings.figures_folder)
     engine = Engine(serving.package, settings, serving.version, figures, Journal(), around)
     engine.start()

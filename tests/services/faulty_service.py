@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import services.inference.decoders as decoders
+import services.inference.engine as engine
 from services.cli.main import main
 
 _read = decoders.read_any_kind
@@ -23,5 +25,15 @@ def read(data, contract):
     return _read(data, contract)
 
 
+_open = engine.open_runtime
+
+
+def open_runtime(*words, **named):
+    if os.environ.get("FAULTY_WITHOUT") and Path(os.environ["FAULTY_WITHOUT"]).exists():
+        raise MemoryError
+    return _open(*words, **named)
+
+
 decoders.read_any_kind = read
+engine.open_runtime = open_runtime
 sys.exit(main(["serve", *sys.argv[1:]]))
