@@ -34,6 +34,7 @@ from services.inference.problems import (
     status_of,
 )
 from services.inference.settings import ServiceSettings
+from services.inference.shadow import open_shadow
 
 ROOT = Path(__file__).parents[2]
 
@@ -324,6 +325,14 @@ def test_bodies_together_are_bounded_too(package):
             assert again.json()["code"] == "NOT_READY"
 
     asyncio.run(scene())
+
+
+def test_a_report_that_cannot_be_written_costs_the_shadow_and_not_the_champion(package, tmp_path):
+    (tmp_path / "file").write_text("")
+    log, report = io.StringIO(), str(tmp_path / "file" / "pairs")
+    settings = ServiceSettings(shadow=str(package.folder), shadow_report=report)
+    assert open_shadow(settings, Figures(), Journal(log)) is None
+    assert json.loads(log.getvalue())["reason"].startswith("no shadow")
 
 
 def test_a_form_is_let_go_with_its_request(package):
