@@ -178,6 +178,12 @@ def test_an_open_service_on_loopback_answers_no_strange_web_page():
     assert asked(gate, host="evil.example:8080", **page)[:2] == (403, "FORBIDDEN")
     crossing = {"sec_fetch_site": "cross-site", "origin": "https://evil.example"}
     assert asked(gate, host="localhost:8080", **crossing)[:2] == (403, "FORBIDDEN")
+    # a browser that says no more than where the page is from
+    for origin in ("https://evil.example", "null", "", "http://localhost.evil.example:8080"):
+        assert asked(gate, host="localhost:8080", origin=origin)[:2] == (403, "FORBIDDEN")
+    for name in ("localhost", "[::1]"):
+        assert asked(gate, host=f"{name}:8080", origin=f"http://{name.upper()}:8080")[0] == 200
+    assert asked(gate, host="localhost", origin="http://localhost")[0] == 200
     assert asked(gate_of(hosts="scores.example"), host="scores.example", **page)[0] == 200
     assert asked(gate_of(insecure_open=True), host="evil.example", **page)[0] == 200
 
