@@ -52,6 +52,38 @@ def test_what_was_ready_is_replaced_at_once_however_often(tmp_path, deaths):
     assert pauses(tmp_path, deaths, ready=True) == [0] * deaths
 
 
+CROWDED = """
+import errno, os, signal
+from services.inference import supervisor
+from services.inference.journal import Journal
+
+supervisor.FORK_AGAIN_S = 0.01
+fork, left = os.fork, [3]
+
+def crowded():
+    left[0] -= 1
+    if left[0] >= 0:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    return fork()
+
+def life(_lifeline, ready):
+    ready()
+    os.kill(os.getppid(), signal.SIGTERM)
+
+os.fork = crowded
+print(supervisor.Supervisor({"worker": life}, 60.0, Journal()).run())
+"""
+
+
+def test_a_fork_that_fails_is_tried_again():
+    ran = subprocess.run(
+        [sys.executable, "-c", CROWDED], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stdout) == (0, "0\n"), ran.stderr
+    told = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert [(line["event"], line["reason"]) for line in told] == [("not_started", "EAGAIN")] * 3
+
+
 DRAINING = """
 import pathlib, signal, socket, sys, time
 from services.inference.journal import Journal
