@@ -375,6 +375,67 @@ def test_after_a_failed_flush_the_lines_are_written_again(tmp_path, monkeypatch)
     assert verify_log(tmp_path).flaws == []
 
 
+class FailsOnce:
+    """A kernel that tells once that pages were lost, and holds them for clean from then on."""
+
+    def __init__(self, monkeypatch):
+        self.left, self.written = 0, []
+        flush, write_at = os.fdatasync, os.pwrite
+
+        def fdatasync(handle):
+            self.left -= 1
+            if self.left >= 0:
+                raise OSError(errno.EIO, "Input/output error")
+            flush(handle)
+
+        def pwrite(handle, data, at):
+            self.written.append((len(data), at))
+            return write_at(handle, data, at)
+
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        monkeypatch.setattr(os, "pwrite", pwrite)
+
+
+def test_a_file_is_left_only_after_it_was_flushed_well(tmp_path, monkeypatch):
+    log = opened(tmp_path, rotate_bytes=1)
+    log.append(receipt())
+    (file,) = files_of(tmp_path)
+    kernel = FailsOnce(monkeypatch)
+    kernel.left = 1
+    with pytest.raises(Refusal, match="RECEIPT_NOT_KEPT"):
+        log.append(receipt("unanswered"))
+    assert files_of(tmp_path) == [file]
+    kernel.written.clear()
+    log.append(receipt("next"))
+    assert kernel.written[0] == (file.stat().st_size, 0)
+    assert len(files_of(tmp_path)) == 2
+    found = verify_log(tmp_path)
+    assert (found.flaws, found.receipts) == ([], 2)
+
+
+def test_a_trial_after_a_failed_flush_writes_the_lines_again(tmp_path, monkeypatch):
+    log = opened(tmp_path)
+    log.append(receipt())
+    monkeypatch.setattr("services.inference.receipts.PROBE_SECONDS", 0.0)
+    kernel = FailsOnce(monkeypatch)
+    kernel.left = 2
+    with pytest.raises(Refusal):
+        log.append(receipt("unanswered"))
+    whole = (files_of(tmp_path)[0].stat().st_size, 0)
+    for fails in (True, False):
+        kernel.written.clear()
+        if fails:
+            with pytest.raises(Refusal):
+                log.check()
+        else:
+            log.check()
+        assert whole in kernel.written
+    kernel.written.clear()
+    log.append(receipt("next"))
+    assert whole not in kernel.written
+    assert verify_log(tmp_path).flaws == []
+
+
 def test_a_folder_that_cannot_be_made_is_said_at_start(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="receipts can't be kept"):
