@@ -122,6 +122,8 @@ class Supervisor:
         code = 1
         try:
             os.close(self._lifeline[1])
+            # Ctrl-C reaches everybody at the terminal; who ends when is the parent's business
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             place.life(self._lifeline[0], partial(self._note_ready, place))
             code = 0

@@ -20,7 +20,7 @@ import pytest
 
 from services.inference.figures import Figures
 from services.inference.receipt_check import verify_log
-from tests.services.conftest import ROOT, Served, log_with, serving, wait_until_ready
+from tests.services.conftest import ROOT, Served, children_of, log_with, serving, wait_until_ready
 from tests.services.test_receipts_served import score_ids
 from tests.services.test_scores import JPEG, post
 
@@ -72,10 +72,6 @@ def faulty_service(package, log, **more):
 def scored(served):
     with served.client() as client:
         return post(client, JPEG)
-
-
-def children_of(pid):
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize(

@@ -150,20 +150,43 @@ def test_a_trial_of_a_package_ends_with_its_parent():
         assert running.communicate(timeout=30)[0] == ""
 
 
+INTERRUPTED = """
+import os, signal
+from services.inference.journal import Journal
+from services.inference.supervisor import Supervisor
+
+def life(_lifeline, ready):
+    ready()
+    for pid in (os.getpid(), os.getppid()):
+        os.kill(pid, signal.SIGINT)
+    signal.pause()
+
+print(Supervisor({"worker": life}, 60.0, Journal()).run())
+"""
+
+
+def test_an_interrupt_at_the_terminal_is_a_quiet_end():
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "0\n", "")
+
+
 EARLY = """
-import signal, uvicorn
+import signal, sys, uvicorn
 from services.inference.server import ending_with
 
 server = uvicorn.Server(uvicorn.Config("none:app"))
 with ending_with(server):
-    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.Signals[sys.argv[1]])
     print(server.should_exit)
 """
 
 
-def test_a_worker_told_to_end_before_it_listens_to_signals_ends():
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_worker_told_to_end_before_it_listens_to_signals_ends(name):
     # in a process of its own: where the signal is lost on the way, it ends that, not the test's
     ran = subprocess.run(
-        [sys.executable, "-c", EARLY], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", EARLY, name], check=False, capture_output=True, text=True, timeout=60
     )
     assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr
