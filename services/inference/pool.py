@@ -66,10 +66,9 @@ class Pool:
         except BaseException:
             self._leave()
             raise
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[tuple[Answer, float]] = loop.create_future()
+        found: asyncio.Future[tuple[Answer, float]] = asyncio.get_running_loop().create_future()
         # the loop is woken once for each image, not for its answer and for its place
-        future.add_done_callback(partial(loop.call_soon_threadsafe, self._settle, found))
+        future.add_done_callback(partial(self._tell, found))
         try:
             answer, seconds = await found
         except asyncio.CancelledError:
@@ -96,6 +95,13 @@ class Pool:
                 f"{self.threads} images are being scored and {self.queue} are waiting",
                 retry_after_s=max(1, wait),
             )
+
+    def _tell(
+        self,
+        found: "asyncio.Future[tuple[Answer, float]]",
+        done: "Future[tuple[Answer, float]]",
+    ) -> None:
+        found.get_loop().call_soon_threadsafe(self._settle, found, done)
 
     def _settle(
         self,

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pipeline.model.opening as opening
 import services.inference.decoders as decoders
-import services.inference.engine as engine
 from services.cli.main import main
 
 _read = decoders.read_any_kind
@@ -25,7 +25,7 @@ def read(data, contract):
     return _read(data, contract)
 
 
-_open = engine.open_runtime
+_open = opening.open_runtime
 
 
 def open_runtime(*words, **named):
@@ -35,5 +35,5 @@ def open_runtime(*words, **named):
 
 
 decoders.read_any_kind = read
-engine.open_runtime = open_runtime
+opening.open_runtime = open_runtime
 sys.exit(main(["serve", *sys.argv[1:]]))
