@@ -196,15 +196,25 @@ class Gate:
         said = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if b"origin" not in said and b"sec-fetch-site" not in said:
             return
-        host = said.get(b"host", "").lower()
-        name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if name in self._hosts and said.get(b"sec-fetch-site") != "cross-site":
+        name = _name_of(said.get(b"host", ""))
+        site = said.get(b"sec-fetch-site")
+        if site is None:
+            # browsers before 2023 don't say; an origin without a name is `null`
+            origin = _name_of(said[b"origin"].partition("://")[2])
+            site = "same-site" if origin == name else "cross-site"
+        if name in self._hosts and site != "cross-site":
             return
         raise Refusal(
             "FORBIDDEN",
             "A web page from another place can't use this service.",
             "name the host that its page is reached under: HILUM_HOSTS",
         )
+
+
+def _name_of(place: str) -> str:
+    """Return the name in ``NAME:PORT``."""
+    place = place.lower()
+    return place if place.endswith("]") else place.rpartition(":")[0] or place
 
 
 def _tokens(settings: ServiceSettings, journal: Journal) -> "Tokens":

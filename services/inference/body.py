@@ -64,8 +64,14 @@ class Bodies:
             parts = Parts(parameters.get("boundary", ""), self._settings)
             limit = self._settings.max_images_bytes + MULTIPART_OVERHEAD
             async with self._held_while(request, limit) as receiving:
-                await self._receive(request, receiving, parts.write)
-                yield parts.files(empty=receiving.length == 0)
+                try:
+                    await self._receive(request, receiving, parts.write)
+                    files = parts.files(empty=receiving.length == 0)
+                finally:
+                    parts.close()
+                yield files
+                # the frame of a generator may outlive what it yielded
+                del files
         elif form:
             raise Refusal(
                 "BAD_MULTIPART",
@@ -251,6 +257,10 @@ class Parts:
             if not file.data:
                 raise Refusal("EMPTY_BODY", f"File {place} of {len(files)} is empty.")
         return files
+
+    def close(self) -> None:
+        """Let go of what came: the parser holds this, which holds the parser."""
+        self._parts.clear()
 
     def _begin(self) -> None:
         most = self._settings.max_images

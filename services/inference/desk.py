@@ -179,7 +179,10 @@ class Desk:
     def _refused(self, request: Request, error: Exception, name: str, *, whole: bool) -> Refusal:
         refusal = refusal_of(error)
         if status_of(refusal.code) == 503 or (whole and refusal.code == "FAULT"):
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # a failure that its own frame holds would stay, and the images with it
         if whole:
             detail = f"{name}: {refusal.detail}" if name else refusal.detail
             raise Refusal(refusal.code, detail, refusal.hint) from error
@@ -200,3 +203,6 @@ async def _together(work: Callable[[], Coroutine[Any, Any, None]], count: int) -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # what failed holds this frame: if it held the failure, the images would stay, too
+        tasks.clear()
+        del task

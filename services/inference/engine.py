@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from data_schemas.errors import HilumError
 from data_schemas.score import Score
 from pipeline.model.opening import CheckError, Opened, open_runtime
 from pipeline.model.package import Package, open_package
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 State = Literal["starting", "ready", "failed", "stopping"]
 
 NEWS_EVERY_S = 0.5
+LOOKS_APART = 10
+"""A champion that couldn't be taken is tried again after as many looks of the follower as it waits itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Around:
     """Where decoder processes come from; ``None``: files are decoded in the scoring threads."""
     ready: Callable[[], None] = lambda: None
     """Called once the first model is loaded and checked."""
+    hindered: Callable[[], None] = lambda: None
+    """Called if it can't be loaded for a reason that may pass."""
 
 
 class Engine:
@@ -312,13 +317,18 @@ class Engine:
         """Take over each new champion, in the thread that loaded the first."""
         if self._around.news is None:
             return
-        refused = ""
+        refused, again_at = "", 0.0
         while not self._ending.wait(NEWS_EVERY_S):
             self._hear()
             news = self.news
-            if news is None or news.version in (self.version, refused):
+            if news is None or news.version == self.version:
                 continue
-            refused = "" if self._swap(news) else news.version
+            if news.version == refused and time.monotonic() < again_at:
+                continue
+            if not self._swap(news):
+                # want of memory passes, a wrong package doesn't: tried again, but seldom
+                refused = news.version
+                again_at = time.monotonic() + LOOKS_APART * self._settings.follow_seconds
 
     def _swap(self, news: News) -> bool:
         began = time.perf_counter()
@@ -362,6 +372,8 @@ class Engine:
             self.reason = "the model could not be loaded"
             # no image is involved yet: here, unlike later, the message may be told
             self._journal.fault(error, reason=self.reason, message=str(error))
+        if not isinstance(error, HilumError):
+            self._around.hindered()
 
     def _tell_ready(self, opened: Opened, threads: int, seconds: float) -> None:
         self._journal.write(

@@ -6,10 +6,12 @@ Requests that began with the old one end with it, and every answer names the ver
 moment two workers may answer with two versions, never one answer with both.
 """
 
+import ctypes
 import json
 import os
 import select
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,6 +23,7 @@ from pipeline.model.opening import PLAIN, Wish, open_runtime
 from services.inference.journal import Journal
 
 NEWS = "champion.json"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +154,9 @@ def tried_apart(folder: Path, trusted_keys: Path | None = None, wish: Wish = PLA
         If the package is refused, with the reason.
     """
     reading, writing = os.pipe()
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid == 0:
+        _end_with(parent)
         answer: dict[str, str] = {"reason": "the trial was cut short"}
         try:
             answer = {"sha256": _tried(folder, trusted_keys, wish)}
@@ -171,6 +175,12 @@ def tried_apart(folder: Path, trusted_keys: Path | None = None, wish: Wish = PLA
     if "sha256" not in answer:
         raise HilumError(answer["reason"])
     return str(answer["sha256"])
+
+
+def _end_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _tried(folder: Path, trusted_keys: Path | None, wish: Wish) -> str:

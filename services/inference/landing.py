@@ -26,6 +26,7 @@ KEPT_BYTES = 64 * 2**20
 _EXTENSION = "hilum.landing"
 _SCRATCH = 64 * 1024
 _ROUND = 2**20
+_NOWHERE = memoryview(b"")
 _SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h: only mappings that are there already may write (5.1)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -104,13 +105,14 @@ class Landing(asyncio.BufferedProtocol):
         self.length = length
         self._connection = connection
         self._cycle = connection.cycle
-        self._rest = memoryview(b"")
+        self._rest = _NOWHERE
+        self._left = length
         self._whole: asyncio.Future[None] | None = None
 
     @property
     def arrived(self) -> int:
         """Bytes of the body that lie in its place."""
-        return self.length - len(self._rest)
+        return self.length - self._left
 
     async def fill(self, place: memoryview) -> None:
         """Fill ``place``, as long as the body. To be called before anything of the body was received.
@@ -124,7 +126,7 @@ class Landing(asyncio.BufferedProtocol):
         first = len(cycle.body)
         place[:first] = cycle.body
         cycle.body = bytearray()
-        self._rest = place[first:]
+        self._left -= first
         if cycle.waiting_for_100_continue and not transport.is_closing():
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             cycle.waiting_for_100_continue = False
@@ -132,17 +134,20 @@ class Landing(asyncio.BufferedProtocol):
             raise ConnectionError
         # from here on the only message for the application is that the client leaves
         cycle.message_event.clear()
-        if not self._rest:
+        if not self._left:
             return
+        self._rest = place[first:]
         self._whole = asyncio.get_running_loop().create_future()
         self._read_by(self)
         try:
             await self._whole
         except asyncio.CancelledError:
             # nobody knows how much of the body is still to come: it is the connection's last request
-            self._whole = None
             cycle.keep_alive = False
             raise
+        finally:
+            # the connection knows this landing until its next request; the body ends with its own
+            self._whole, self._rest = None, _NOWHERE
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Return where the next bytes go: never more than the body's own, and nowhere if it is given up."""
@@ -153,7 +158,8 @@ class Landing(asyncio.BufferedProtocol):
         if self._whole is None:
             return
         self._rest = self._rest[nbytes:]
-        if self._rest:
+        self._left -= nbytes
+        if self._left:
             return
         # the parser has seen the head alone and would take the next head for this one's body
         self._connection.parser = new_parser(self._connection)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from data_schemas.errors import BusyError
@@ -48,12 +49,16 @@ class Pool:
         self._tell_waiting()
         asked = time.perf_counter()
 
+        # a piece that is dropped lies in the executor's queue until its turn: its images must not
+        held = [work]
+        del work
+
         def timed() -> tuple[Answer, float]:
             began = time.perf_counter()
             self._figures.queue_seconds.observe(began - asked)
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or not held:
                 raise too_late()
-            return work(), time.perf_counter() - began
+            return held.pop()(), time.perf_counter() - began
 
         try:
             # the thread knows which request it works for, as the caller does
@@ -61,28 +66,18 @@ class Pool:
         except BaseException:
             self._leave()
             raise
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[tuple[Answer, float]] = loop.create_future()
-
-        def settle(done: Future[tuple[Answer, float]]) -> None:
-            # a place is free again when the work has ended, not when its client has gone away
-            self._leave()
-            if found.done():
-                return
-            if done.cancelled():
-                found.cancel()
-            elif (error := done.exception()) is not None:
-                found.set_exception(error)
-            else:
-                found.set_result(done.result())
-
+        found: asyncio.Future[tuple[Answer, float]] = asyncio.get_running_loop().create_future()
         # the loop is woken once for each image, not for its answer and for its place
-        future.add_done_callback(lambda done: loop.call_soon_threadsafe(settle, done))
+        future.add_done_callback(partial(self._tell, found))
         try:
             answer, seconds = await found
         except asyncio.CancelledError:
             future.cancel()
+            held.clear()
             raise
+        finally:
+            # a failure holds this frame; if this held the failure, its images would stay, too
+            del found, future
         self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
         return answer
 
@@ -100,6 +95,29 @@ class Pool:
                 f"{self.threads} images are being scored and {self.queue} are waiting",
                 retry_after_s=max(1, wait),
             )
+
+    def _tell(
+        self,
+        found: "asyncio.Future[tuple[Answer, float]]",
+        done: "Future[tuple[Answer, float]]",
+    ) -> None:
+        found.get_loop().call_soon_threadsafe(self._settle, found, done)
+
+    def _settle(
+        self,
+        found: "asyncio.Future[tuple[Answer, float]]",
+        done: "Future[tuple[Answer, float]]",
+    ) -> None:
+        # a place is free again when the work has ended, not when its client has gone away
+        self._leave()
+        if found.done():
+            return
+        if done.cancelled():
+            found.cancel()
+        elif (error := done.exception()) is not None:
+            found.set_exception(error)
+        else:
+            found.set_result(done.result())
 
     def _leave(self) -> None:
         self._under_way -= 1

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def run_processes(serving: Serving) -> int:
     work = partial(_work, serving, following=follower is not None)
     lives: dict[str, Life] = {f"worker {place}": work for place in range(count)}
     if follower is not None:
-        lives["follower"] = follower.live
+        lives["follower"] = partial(_follow, serving.listening, follower)
     if count > 1:
         _import_once()
     return Supervisor(
@@ -51,6 +52,7 @@ def run_processes(serving: Serving) -> int:
         settings.drain_seconds,
         journal,
         lambda pid: forget_process(pid, settings.figures_folder),
+        serving.listening.close,
     ).run()
 
 
@@ -62,7 +64,9 @@ def _work(serving: Serving, lifeline: int, ready: Callable[[], None], *, followi
     gc.disable()  # nothing of what is imported is garbage
     # first of all: as long as there is one thread, forking is safe
     breeding = Nursery(decode_limits(settings)) if settings.isolate else None
-    around = Around(serving.scratch if following else None, breeding, ready)
+    # want of memory or files may pass: it ends, and the supervisor starts another after a pause
+    end = partial(os.kill, os.getpid(), signal.SIGTERM)
+    around = Around(serving.scratch if following else None, breeding, ready, end)
     figures = Figures(settings.figures_folder)
     engine = Engine(serving.package, settings, serving.version, figures, Journal(), around)
     engine.start()
@@ -76,6 +80,14 @@ def _work(serving: Serving, lifeline: int, ready: Callable[[], None], *, followi
     gc.freeze()
     gc.enable()
     serve(app, serving.listening, settings, lifeline)
+
+
+def _follow(
+    listening: socket.socket, follower: Follower, lifeline: int, ready: Callable[[], None]
+) -> None:
+    # the port is open as long as anybody holds it, and this one takes no connection from it
+    listening.close()
+    follower.live(lifeline, ready)
 
 
 def _follower(serving: Serving, journal: Journal) -> Follower | None:

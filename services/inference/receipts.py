@@ -150,6 +150,10 @@ class Receipts:
             tail = self._tail(files)
             if tail.number >= 0:
                 self._anchor(tail)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close the files and say nothing."""
         if self._opened is not None and self._opened.pid == os.getpid():
             for handle in (self._opened.lock, self._opened.head, self._opened.log):
                 with suppress(OSError):
@@ -160,7 +164,10 @@ class Receipts:
 
     def _write(self, fields: Mapping[str, Any]) -> int:
         with self._writing, self._locked() as files:
-            tail = self._rotated(files, self._tail(files))
+            tail = self._tail(files)
+            if not self._is_due(tail):
+                return self._put(files, tail, "receipt", fields).number
+        with self._flushing() as (files, tail):
             return self._put(files, tail, "receipt", fields).number
 
     def _put(self, files: _Open, tail: Tail, kind: str, fields: Mapping[str, Any]) -> Tail:
@@ -193,15 +200,22 @@ class Receipts:
             return self._recover(files)
         return tail
 
-    def _rotated(self, files: _Open, tail: Tail) -> Tail:
+    def _is_due(self, tail: Tail) -> bool:
+        # for a new file; a file without a line is gone on with whatever its day
+        if not tail.file:
+            return True
         today = datetime.now(UTC).strftime("%Y%m%d")
-        if tail.file and tail.size < self._rotate_bytes and day_of(tail.file) == today:
-            return tail
-        if tail.file and tail.size == 0:
+        return tail.size > 0 and (tail.size >= self._rotate_bytes or day_of(tail.file) != today)
+
+    def _rotated(self, files: _Open, tail: Tail) -> Tail:
+        """Return the tail of a new file if one is due. Under both locks."""
+        if not self._is_due(tail):
             return tail
         if tail.file:
-            os.fdatasync(files.log)
-        name = name_of(tail.number + 1, today)
+            # nobody comes back to a file that was left
+            self._write_again(files.log, tail)
+            self._flush(files.log)
+        name = name_of(tail.number + 1, datetime.now(UTC).strftime("%Y%m%d"))
         self._open_log(files, name, os.O_CREAT)
         sync(self.folder)
         new = Tail(name, 0, tail.number, tail.digest)
@@ -212,8 +226,12 @@ class Receipts:
         head = self._head(files)
         end = find_end(self.folder, *head)
         tail = end.tail
-        if tail.file and tail.file != files.name:
+        if tail.file:
+            # also one of the same name: a copy may have been put in its place
+            again = tail.file == files.name
             self._open_log(files, tail.file)
+            if again:
+                sync(self.folder)
         if end.torn:
             tail = self._mend(files, end)
         os.pwrite(files.lock, tail.pack(), 0)
@@ -251,9 +269,14 @@ class Receipts:
                     return
                 with self._writing, self._locked() as files:
                     tail = self._tail(files)
+                    if tail.number < number:
+                        raise HilumError(
+                            f"line {number} is gone: its file was replaced", where=self.folder
+                        )
+                    self._write_again(files.log, tail)
                     handle = os.dup(files.log)
                 try:
-                    self._flush(handle, tail)
+                    self._flush(handle)
                 finally:
                     os.close(handle)
                 self._put_head(files, tail)
@@ -262,12 +285,27 @@ class Receipts:
         ):
             self._anchor(tail)
 
-    def _flush(self, handle: int, tail: Tail) -> None:
+    @contextmanager
+    def _flushing(self) -> Iterator[tuple[_Open, Tail]]:
+        """Hold both locks, with room in the file.
+
+        One flush at a time: of several the kernel tells only one that it failed.
+        """
+        with (
+            self._syncing,
+            locked(self._files().head),
+            self._writing,
+            self._locked() as files,
+        ):
+            yield files, self._rotated(files, self._tail(files))
+
+    def _write_again(self, handle: int, tail: Tail) -> None:
+        # after a failed flush the kernel holds its pages for clean: only what is written again is
+        # flushed again
         if self._rewrite:
-            # after a failed flush the kernel holds its pages for clean: only what is written
-            # again is flushed again
-            with self._writing, self._locked():
-                os.pwrite(handle, os.pread(handle, tail.size, 0), 0)
+            os.pwrite(handle, os.pread(handle, tail.size, 0), 0)
+
+    def _flush(self, handle: int) -> None:
         self._rewrite = True
         os.fdatasync(handle)
         self._rewrite = False
@@ -318,11 +356,11 @@ class Receipts:
         files.log, files.name = handle, name
 
     def _probe(self) -> None:
-        with self._writing, self._locked() as files:
-            tail = self._rotated(files, self._tail(files))
+        with self._flushing() as (files, tail):
+            self._write_again(files.log, tail)
             self._fill(files, bytes(PROBE_BYTES), tail.size)
             try:
-                os.fdatasync(files.log)
+                self._flush(files.log)
             finally:
                 os.ftruncate(files.log, tail.size)
 
@@ -374,12 +412,27 @@ def open_receipts(settings: ServiceSettings, journal: Journal) -> Receipts | Non
     if not settings.receipts:
         journal.write("no_receipts", level="warning", mend="name a folder: HILUM_RECEIPTS")
         return None
-    key = None
-    if settings.receipt_key_file:
-        key = read_keys(Path(settings.receipt_key_file))[0]
+    key = _key_of(settings)
     journal.write("receipts", sealed=key is not None)
     rotate = settings.receipt_file_mb * 2**20
     return Receipts(Path(settings.receipts), journal, key=key, rotate_bytes=rotate)
+
+
+def check_receipts(settings: ServiceSettings) -> None:
+    """Open the log that the settings name, mend its end if need be, and let it go.
+
+    Raises
+    ------
+    HilumError
+        If the log was cut or altered, its folder can't be written, or the key file can't be used.
+    """
+    Receipts(Path(settings.receipts), Journal(), key=_key_of(settings)).let_go()
+
+
+def _key_of(settings: ServiceSettings) -> Key | None:
+    if not settings.receipt_key_file:
+        return None
+    return read_keys(Path(settings.receipt_key_file))[0]
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:

@@ -70,7 +70,7 @@ def _end_with(lifeline: int, server: uvicorn.Server) -> None:
 
 @contextmanager
 def ending_with(server: uvicorn.Server) -> Iterator[None]:
-    """Let SIGTERM end ``server`` also before it hears signals itself, and never this process.
+    """Let SIGTERM and SIGINT end ``server`` also before it hears signals itself, and never this process.
 
     The HTTP server raises the signal again when it has drained; that must not kill the process.
     """
@@ -78,8 +78,9 @@ def ending_with(server: uvicorn.Server) -> Iterator[None]:
     def hear(*_: object) -> None:
         server.should_exit = True
 
-    before = signal.signal(signal.SIGTERM, hear)
+    before = {heard: signal.signal(heard, hear) for heard in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for heard, handler in before.items():
+            signal.signal(heard, handler)

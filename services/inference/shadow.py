@@ -134,9 +134,10 @@ def open_shadow(settings: ServiceSettings, figures: Figures, journal: Journal) -
         trusted = Path(settings.trusted_keys) if settings.trusted_keys else None
         package = open_package(Path(settings.shadow), trusted_keys=trusted)
         runtime = open_runtime(package, wish_of(settings)).runtime
+        report = Path(settings.shadow_report) if settings.shadow_report else None
+        shadow = Shadow(package, runtime, report, figures, journal)
     except Exception as error:  # noqa: BLE001 - the champion serves, whatever it is
-        journal.fault(error, reason="no shadow: the challenger was refused", message=str(error))
+        journal.fault(error, reason="no shadow: the challenger or its report", message=str(error))
         return None
-    report = Path(settings.shadow_report) if settings.shadow_report else None
     journal.write("shadow", challenger=package.card.name, package=package.sha256)
-    return Shadow(package, runtime, report, figures, journal)
+    return shadow

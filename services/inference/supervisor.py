@@ -5,6 +5,7 @@ that workers import, it has imported once, and they share that memory. Connectio
 socket while a worker is replaced.
 """
 
+import errno
 import gc
 import mmap
 import os
@@ -21,6 +22,7 @@ YOUNG_S = 10.0
 """A child that dies younger than this, before it was ready, counts as failed at its start."""
 
 LONGEST_PAUSE_S = 30.0
+FORK_AGAIN_S = 1.0
 _HEARD = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 _GRACE_S = 5
 
@@ -55,12 +57,16 @@ class Supervisor:
         Where deaths are told.
     buried
         Called with the process id of each child that ended.
+    ending
+        Called first of all when it is told to end: the port is closed there, or connections would
+        wait in it for somebody who doesn't come.
     """
 
     lives: dict[str, Life]
     drain_seconds: float
     journal: Journal
     buried: Callable[[int], None] = lambda _: None
+    ending: Callable[[], None] = lambda: None
     _places: list[_Place] = field(default_factory=list)
     _lifeline: tuple[int, int] = (-1, -1)
     _ready: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, mmap.PAGESIZE))
@@ -92,14 +98,32 @@ class Supervisor:
             if place.pid == 0 and time.monotonic() >= place.start_at:
                 place.since = time.monotonic()
                 self._ready[place.number] = 0
-                place.pid = os.fork()
-                if place.pid == 0:
+                try:
+                    pid = os.fork()
+                except OSError as error:
+                    # too many processes or too little memory, now: the others go on serving
+                    place.start_at = time.monotonic() + FORK_AGAIN_S
+                    self._tell_not_started(place, error)
+                    continue
+                if pid == 0:
                     self._live(place, mask)
+                place.pid = pid
+
+    def _tell_not_started(self, place: _Place, error: OSError) -> None:
+        self.journal.write(
+            "not_started",
+            level="error",
+            process=place.name,
+            reason=errno.errorcode.get(error.errno or 0, type(error).__name__),
+            again_in_seconds=FORK_AGAIN_S,
+        )
 
     def _live(self, place: _Place, mask: set[int | signal.Signals]) -> None:
         code = 1
         try:
             os.close(self._lifeline[1])
+            # Ctrl-C reaches everybody at the terminal; who ends when is the parent's business
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             place.life(self._lifeline[0], partial(self._note_ready, place))
             code = 0
@@ -158,6 +182,7 @@ class Supervisor:
         )
 
     def _end(self) -> int:
+        self.ending()
         for place in self._places:
             if place.pid:
                 os.kill(place.pid, signal.SIGTERM)

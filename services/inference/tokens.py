@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,15 @@ TOKEN_SECONDS = 60.0
 MOST_TOKENS = 1024
 MOST_BYTES = 2**20
 LONGEST_TOKEN = 16_384
+_FAULTS_OF_TOKENS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What reading a token may raise, besides the library's own errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,8 @@ class Tokens:
                 mend="name the audience that the issuer writes into tokens for it",
             )
         check_address(settings.oidc_issuer, where="HILUM_OIDC_ISSUER")
+        if settings.oidc_jwks_url:
+            check_address(settings.oidc_jwks_url, where="HILUM_OIDC_JWKS_URL")
         self._issuer = settings.oidc_issuer
         self._audience = settings.oidc_audience
         self._jwks_url = settings.oidc_jwks_url
@@ -97,14 +109,13 @@ class Tokens:
             return kept[0]
         header = _header(text)
         await self._keys_for(str(header.get("kid", "")))
-        claims = self._checked(text)
-        identity = Identity(_pseudonym(claims), _scopes(claims))
+        identity, ends = self._checked(text)
         if len(self._known) >= MOST_TOKENS:
             self._known.clear()
-        self._known[mark] = identity, min(float(claims["exp"]), time.time() + TOKEN_SECONDS)
+        self._known[mark] = identity, min(ends, time.time() + TOKEN_SECONDS)
         return identity
 
-    def _checked(self, text: str) -> dict[str, Any]:
+    def _checked(self, text: str) -> tuple[Identity, float]:
         from joserfc import jwt
         from joserfc.errors import JoseError
 
@@ -123,9 +134,11 @@ class Tokens:
         try:
             token = jwt.decode(text, self._keys, algorithms=list(ALGORITHMS))
             registry.validate(token.claims)
-        except (JoseError, ValueError, KeyError, TypeError):
+            # an issuer may write anything into its claims
+            identity = Identity(_pseudonym(token.claims), _scopes(token.claims))
+            return identity, float(token.claims["exp"])
+        except (*_FAULTS_OF_TOKENS, JoseError):
             raise invalid() from None
-        return dict(token.claims)
 
     async def _keys_for(self, name: str) -> None:
         if self._is_known(name):
@@ -137,7 +150,7 @@ class Tokens:
             self._asked = now
             try:
                 found = await asyncio.to_thread(self._fetch_keys)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except Exception as error:  # noqa: BLE001 - an issuer may answer anything, or break off
                 self._journal.write("issuer_away", level="warning", error=type(error).__name__)
                 if now - self._taken > KEPT_SECONDS:
                     self._keys = None
@@ -149,7 +162,7 @@ class Tokens:
         return fresh and self._keys is not None and (not name or name in self._names)
 
     def _fetch_keys(self) -> "KeySet":
-        from joserfc.jwk import KeySet
+        from joserfc.jwk import JWKRegistry, KeySet
 
         where = self._jwks_url
         if not where:
@@ -159,14 +172,15 @@ class Tokens:
             where = str(said["jwks_uri"])
         check_address(where, where="jwks_uri")
         # a shared secret in a public document would let everybody sign
-        tree = [
-            key
-            for key in self._fetch(where)["keys"]
-            if key.get("kty") in ("RSA", "EC", "OKP") and key.get("use", "sig") == "sig"
-        ]
-        if not tree:
+        keys = []
+        for tree in self._fetch(where)["keys"]:
+            # one that isn't understood is passed by (RFC 7517, 5): the others hold
+            with suppress(Exception):
+                if tree["kty"] in ("RSA", "EC", "OKP") and tree.get("use", "sig") == "sig":
+                    keys.append(JWKRegistry.import_key(tree))
+        if not keys:
             raise ValueError("the issuer names no keys")
-        return KeySet.import_key_set({"keys": tree})
+        return KeySet(keys)
 
 
 def check_address(address: str, *, where: str) -> None:

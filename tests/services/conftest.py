@@ -92,6 +92,10 @@ def wait_until_ready(served, seconds=60):
             time.sleep(0.05)
 
 
+def children_of(pid):
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def log_with(served, text, seconds=5):
     """Return the service's log once it holds ``text`` (it is written after the answer is sent)."""
     end = time.monotonic() + seconds

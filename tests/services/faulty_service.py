@@ -4,7 +4,9 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
+import pipeline.model.opening as opening
 import services.inference.decoders as decoders
 from services.cli.main import main
 
@@ -23,5 +25,15 @@ def read(data, contract):
     return _read(data, contract)
 
 
+_open = opening.open_runtime
+
+
+def open_runtime(*words, **named):
+    if os.environ.get("FAULTY_WITHOUT") and Path(os.environ["FAULTY_WITHOUT"]).exists():
+        raise MemoryError
+    return _open(*words, **named)
+
+
 decoders.read_any_kind = read
+opening.open_runtime = open_runtime
 sys.exit(main(["serve", *sys.argv[1:]]))

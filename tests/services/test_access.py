@@ -15,15 +15,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from data_schemas.errors import UsageError
+from data_schemas.errors import HilumError, UsageError
 from data_schemas.keys import KeyRing, new_key
 from services.cli.main import main
 from services.inference import access, tls
 from services.inference.access import Buckets, Gate, Keys, check_open
+from services.inference.checking import check_start
 from services.inference.journal import Journal
+from services.inference.receipt_files import files_of
 from services.inference.settings import ServiceSettings
 from tests.services.conftest import ROOT, log_with, serving, wait_until_ready
 from tests.services.issuers import AUDIENCE, issuing
+from tests.services.test_receipts import write
 from tests.services.test_scores import JPEG, check_problem, post
 
 
@@ -175,6 +178,12 @@ def test_an_open_service_on_loopback_answers_no_strange_web_page():
     assert asked(gate, host="evil.example:8080", **page)[:2] == (403, "FORBIDDEN")
     crossing = {"sec_fetch_site": "cross-site", "origin": "https://evil.example"}
     assert asked(gate, host="localhost:8080", **crossing)[:2] == (403, "FORBIDDEN")
+    # a browser that says no more than where the page is from
+    for origin in ("https://evil.example", "null", "", "http://localhost.evil.example:8080"):
+        assert asked(gate, host="localhost:8080", origin=origin)[:2] == (403, "FORBIDDEN")
+    for name in ("localhost", "[::1]"):
+        assert asked(gate, host=f"{name}:8080", origin=f"http://{name.upper()}:8080")[0] == 200
+    assert asked(gate, host="localhost", origin="http://localhost")[0] == 200
     assert asked(gate_of(hosts="scores.example"), host="scores.example", **page)[0] == 200
     assert asked(gate_of(insecure_open=True), host="evil.example", **page)[0] == 200
 
@@ -376,9 +385,15 @@ def test_the_description_names_keys_and_their_refusals(client):
 
 
 def test_a_service_open_to_others_does_not_start_by_accident(package):
-    words = ["-m", "services.cli.main", "serve", str(package.folder), "--port", "0"]
+    done = started_in_vain(package, "--host", "0.0.0.0")  # noqa: S104 - it must not start
+    assert "nobody would be asked who they are" in done.stderr
+    assert "--insecure-open" in done.stderr
+
+
+def started_in_vain(package, *words):
+    start = ["-m", "services.cli.main", "serve", str(package.folder), "--port", "0"]
     done = subprocess.run(
-        [sys.executable, *words, "--host", "0.0.0.0"],  # noqa: S104 - it must not start
+        [sys.executable, *start, *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -386,5 +401,63 @@ def test_a_service_open_to_others_does_not_start_by_accident(package):
         check=False,
     )
     assert done.returncode == 2
-    assert "nobody would be asked who they are" in done.stderr
-    assert "--insecure-open" in done.stderr
+    assert done.stdout == ""
+    return done
+
+
+def test_what_would_end_every_worker_ends_the_command_with_its_sentence(package, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = started_in_vain(package, "--receipts", str(tmp_path / "file" / "log"))
+    assert "receipts can't be kept there" in done.stderr
+
+
+def test_what_workers_need_is_looked_at_before_they_start(tmp_path):
+    cert, key = certificate(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("[]")
+    for settings, what in (
+        ({"tls_cert": str(cert), "tls_key": str(certificate(other)[1])}, "can't be used"),
+        ({"tls_cert": str(cert)}, "belong together"),
+        ({"keys_file": str(wrong)}, "wrong.json"),
+        ({"keys_file": str(tmp_path / "none.json")}, "none.json"),
+        ({"receipts": str(other), "receipt_key_file": str(cert)}, "32 hex digits"),
+        ({"oidc_issuer": "https://issuer.example"}, "meant for this service"),
+        (
+            {
+                "oidc_issuer": "https://issuer.example",
+                "oidc_audience": "us",
+                "oidc_jwks_url": "http://issuer.example/keys",
+            },
+            "https://",
+        ),
+    ):
+        with pytest.raises(HilumError, match=what):
+            check_start(ServiceSettings(**settings))
+    cut = tmp_path / "log"
+    write(cut, 3)
+    files_of(cut)[0].unlink()
+    with pytest.raises(HilumError, match="the log ends"):
+        check_start(ServiceSettings(receipts=str(cut)))
+    check_start(ServiceSettings())
+    check_start(ServiceSettings(tls_cert=str(cert), tls_key=str(key), receipts=str(other)))
+
+
+@pytest.mark.parametrize("asked", ["", "receipts"])
+def test_looking_before_the_start_imports_nothing_that_is_not_asked_for(asked, tmp_path):
+    settings = {asked: str(tmp_path)} if asked else {}
+    script = (
+        "import sys\n"
+        "from services.inference.checking import check_start\n"
+        "from services.inference.settings import ServiceSettings\n"
+        "before = set(sys.modules)\n"
+        f"check_start(ServiceSettings(**{settings}))\n"
+        "new = set(sys.modules) - before\n"
+        # the library of the figures may be imported only when its folder has been named
+        "print(bool(new), 'prometheus_client' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{bool(asked)} False\n"

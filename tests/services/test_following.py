@@ -1,5 +1,7 @@
 """The alias of a real MLflow server changes under load; a broken package; a registry that goes away."""
 
+import asyncio
+import io
 import os
 import shutil
 import sys
@@ -10,11 +12,18 @@ import pytest
 
 from data_schemas.files import sha256
 from pipeline.model.export import export_package
+from pipeline.model.opening import CheckError
 from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
 from pipeline.model.scoring import score_bytes
 from pipeline.tracking.registry import register
 from pipeline.tracking.store import open_client
+from services.inference import engine
+from services.inference.engine import Around, Engine
+from services.inference.figures import Figures
+from services.inference.following import News, write_news
+from services.inference.journal import Journal
+from services.inference.settings import ServiceSettings
 from tests.model import tiny_network as tiny
 from tests.services.conftest import CONTRACT, log_with, serving, wait_until_ready
 from tests.services.test_scores import JPEG, post
@@ -63,6 +72,52 @@ def followed(registry, tmp_path_factory):
     with serving(*words, **settings) as running:
         wait_until_ready(running)
         yield running
+
+
+def until(true):
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_champion_that_could_not_be_taken_is_tried_again(package, tmp_path, monkeypatch):
+    settings, tried = ServiceSettings(threads=1, follow_seconds=0.001), []
+
+    def hindered(folder, **options):
+        tried.append(folder)
+        if len(tried) < 3:
+            raise MemoryError
+        return open_package(folder, **options)
+
+    monkeypatch.setattr(engine, "NEWS_EVERY_S", 0.01)
+    monkeypatch.setattr(engine, "open_package", hindered)
+    write_news(tmp_path, News(str(package.folder), "1", package.sha256))
+    around = Around(tmp_path)
+    found = Engine(package, settings, "1", Figures(), Journal(io.StringIO()), around)
+    found.start()
+    try:
+        until(lambda: found.state == "ready")
+        write_news(tmp_path, News(str(package.folder), "2", package.sha256))
+        until(lambda: found.version == "2")
+    finally:
+        asyncio.run(found.stop())
+    assert len(tried) == 3
+
+
+@pytest.mark.parametrize(("error", "ends"), [(MemoryError(), 1), (CheckError("differs"), 0)])
+def test_what_may_pass_ends_the_worker_and_a_wrong_model_does_not(
+    package, monkeypatch, error, ends
+):
+    def fail(*_words, **_named):
+        raise error
+
+    monkeypatch.setattr(engine, "open_runtime", fail)
+    ended, settings = [], ServiceSettings(threads=1)
+    around = Around(hindered=lambda: ended.append(True))
+    found = Engine(package, settings, "1", Figures(), Journal(io.StringIO()), around)
+    found._load()
+    assert (found.state, len(ended)) == ("failed", ends)
 
 
 class Clients:

@@ -8,6 +8,8 @@ import os
 import socket
 import ssl
 import threading
+import time
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -100,6 +102,74 @@ def serving(request, tmp_path):
         server.should_exit = True
         thread.join(SECONDS)
         assert not thread.is_alive()
+
+
+HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n"
+PIECE = b"a" * 4096
+
+
+class Wire:
+    """A connection's transport without a network: what was written, and how it ended."""
+
+    def __init__(self):
+        self.written, self.ended = b"", ""
+        self.close = lambda: setattr(self, "ended", self.ended or "closed")
+        self.abort = lambda: setattr(self, "ended", "cut")
+        self.is_closing = lambda: bool(self.ended)
+        self.pause_reading = self.resume_reading = lambda: None
+
+    def get_extra_info(self, _name, default=None):
+        return default
+
+    def write(self, data):
+        self.written += data
+
+
+def after(*fed):
+    """Return how a connection stands after these bytes, in pieces as they are, and how many were taken."""
+
+    async def run():
+        config = uvicorn.Config(Echo(), log_config=None, lifespan="off")
+        config.load()
+        wire, taken = Wire(), 0
+        protocol = patient(10)(config, uvicorn.server.ServerState(), {})
+        protocol.connection_made(wire)
+        for piece in fed:
+            if wire.ended:
+                break
+            protocol.data_received(piece)
+            taken += len(piece)
+            await asyncio.sleep(0)
+        protocol.connection_lost(ConnectionError())
+        return wire, taken
+
+    return asyncio.run(run())
+
+
+def test_a_head_without_end_is_refused():
+    for begun in (HEAD + b"x: ", b"POST /"):
+        wire, taken = after(begun, *[PIECE] * 1000)
+        assert (wire.written[:12], wire.ended) == (b"HTTP/1.1 431", "closed")
+        assert taken < 100_000
+    for size in (300 * [b"a: b\r\n"], 20 * [b"a: " + PIECE + b"\r\n"]):
+        wire, _ = after(HEAD + b"".join(size) + b"\r\n")
+        assert (wire.written[:12], wire.ended) == (b"HTTP/1.1 431", "closed")
+
+
+def test_nor_may_there_be_no_end_behind_a_body():
+    wire, taken = after(CHUNKED + b"0\r\nx: ", *[PIECE] * 1000)
+    assert (wire.written, wire.ended) == (b"", "cut")
+    assert taken < 100_000
+
+
+def test_a_body_is_no_part_of_a_head():
+    long = HEAD + b"x: " + PIECE + b"\r\ncontent-length: 150000\r\n\r\n" + bytes(100_000)
+    wire, _ = after(long, bytes(50_000), *[HEAD + b"\r\n"] * 9000)
+    assert wire.ended == ""
+    assert b" 431 " not in wire.written
+    wire, _ = after(CHUNKED, *[b"1\r\nx\r\n"] * 30_000)
+    assert (wire.written, wire.ended) == (b"", "")
 
 
 def post(body, *headers, length=None):
@@ -217,6 +287,19 @@ def test_a_memory_file_is_used_again_when_nobody_holds_it():
     third = files.take(1_048_576)
     assert third.file == used
     assert files.take(1_048_577).file not in (used, second.file)
+
+
+def test_a_connection_keeps_nothing_of_a_body_that_has_gone(serving):
+    app = Echo()
+    app.files = landing.MemoryFiles(0)
+    client = serving(app)()
+    client.line.sendall(post(LARGE))
+    assert answer(client)[0] == 200
+    memory = weakref.ref(app.held.pop().view.obj)
+    end = time.monotonic() + SECONDS
+    while memory() is not None:
+        assert time.monotonic() < end, "it is still held"
+        time.sleep(0.01)
 
 
 def test_memory_files_that_are_not_kept_are_given_back():

@@ -20,7 +20,7 @@ import pytest
 
 from services.inference.figures import Figures
 from services.inference.receipt_check import verify_log
-from tests.services.conftest import ROOT, Served, log_with, serving, wait_until_ready
+from tests.services.conftest import ROOT, Served, children_of, log_with, serving, wait_until_ready
 from tests.services.test_receipts_served import score_ids
 from tests.services.test_scores import JPEG, post
 
@@ -32,7 +32,13 @@ MODULE = "tests.services.faulty_service"
 @pytest.fixture(scope="module")
 def faulty(package, tmp_path_factory):
     """A service whose reader can be made to die, hang and need memory; two workers of one thread."""
-    log = tmp_path_factory.mktemp("log") / "service.jsonl"
+    with faulty_service(package, tmp_path_factory.mktemp("log") / "service.jsonl") as served:
+        wait_until_ready(served)
+        yield served
+
+
+@contextlib.contextmanager
+def faulty_service(package, log, **more):
     words = [sys.executable, "-m", MODULE, str(package.folder), "--port", "0"]
     settings = {
         "HILUM_WORKERS": "2",
@@ -41,6 +47,7 @@ def faulty(package, tmp_path_factory):
         "HILUM_DECODE_SECONDS": "2",
         "HILUM_HEADER_SECONDS": "4",
         "OMP_NUM_THREADS": "1",
+        **more,
     }
     with (
         log.open("wb") as stream,
@@ -56,7 +63,6 @@ def faulty(package, tmp_path_factory):
         try:
             line = process.stdout.readline()
             served = Served(line.strip().rpartition(" on ")[2], "", process, log)
-            wait_until_ready(served)
             yield served
             assert served.stop() == 0
         finally:
@@ -66,10 +72,6 @@ def faulty(package, tmp_path_factory):
 def scored(served):
     with served.client() as client:
         return post(client, JPEG)
-
-
-def children_of(pid):
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +111,17 @@ def test_a_killed_worker_is_replaced_and_the_counts_stay(faulty):
     with faulty.client() as client:
         now = re.search(r'requests_total\{code="200",route="/v1/scores"} (\S+)', figures(client))[1]
         assert float(now) == counted + 1
+
+
+def test_a_worker_that_could_not_load_its_model_is_replaced(package, tmp_path):
+    hindered, log = tmp_path / "hindered", tmp_path / "log"
+    hindered.write_text("")
+    with faulty_service(package, log, HILUM_WORKERS="1", FAULTY_WITHOUT=str(hindered)) as served:
+        log_with(served, '"event": "died"', seconds=60)
+        hindered.unlink()
+        log_with(served, '"event": "ready"', seconds=60)
+        wait_until_ready(served)
+        assert scored(served).status_code == 200
 
 
 def test_a_worker_killed_under_load_loses_and_doubles_no_answered_receipt(package, tmp_path):

@@ -1,11 +1,16 @@
 """The service's parts on their own: the bounded pool, bodies held in memory, forms, problems, the log."""
 
 import asyncio
+import gc
 import io
 import json
 import subprocess
 import sys
 import threading
+import time
+import tracemalloc
+import weakref
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +22,7 @@ from data_schemas.dataset import REFUSALS
 from data_schemas.errors import BusyError, DatasetError, HilumError, ImageError, UsageError
 from services.inference.app import create_app
 from services.inference.body import File, Parts
+from services.inference.desk import _together
 from services.inference.figures import Figures
 from services.inference.journal import Journal
 from services.inference.pool import Pool
@@ -28,6 +34,7 @@ from services.inference.problems import (
     status_of,
 )
 from services.inference.settings import ServiceSettings
+from services.inference.shadow import open_shadow
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,12 +96,106 @@ def test_a_client_that_leaves_gives_its_place_in_the_queue_back():
     asyncio.run(scene())
 
 
+class Large:
+    """Stands for an image: whether it is still held can be asked."""
+
+
+@contextmanager
+def nothing_collected():
+    """Let go of things as in the moment of a burst: the collector comes much later."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def gone(held, seconds=20):
+    # the thread that worked for it may be a step behind
+    end = time.monotonic() + seconds
+    while held() is not None:
+        assert time.monotonic() < end, "it is still held"
+        await asyncio.sleep(0.01)
+
+
+def work_on(image, do):
+    """Return work that holds an image, and how to see that it is held."""
+    return (lambda: (do(), image)), weakref.ref(image)
+
+
+def fail():
+    raise ImageError("CORRUPT", "no")
+
+
+def test_an_image_whose_client_left_is_let_go_before_its_turn():
+    async def scene():
+        pool = Pool(1, 1, Figures())
+        gate = threading.Event()
+        first = asyncio.ensure_future(pool.run(gate.wait))
+        work, held = work_on(Large(), gate.wait)
+        second = asyncio.ensure_future(pool.run(work))
+        del work
+        await asyncio.sleep(0.02)
+        second.cancel()
+        with suppress(asyncio.CancelledError):
+            await second
+        del second
+        await gone(held)
+        gate.set()
+        assert await first
+        pool.close()
+
+    with nothing_collected():
+        asyncio.run(scene())
+
+
+def test_a_refused_image_is_let_go_at_once():
+    async def refused(pool):
+        work, held = work_on(Large(), fail)
+        with suppress(ImageError):
+            await pool.run(work)
+        return held
+
+    async def scene():
+        pool = Pool(1, 4, Figures())
+        await gone(await refused(pool))
+        pool.close()
+
+    with nothing_collected():
+        asyncio.run(scene())
+
+
+def test_images_that_are_refused_together_are_let_go_at_once():
+    async def refused():
+        image = Large()
+
+        async def work(image=image):
+            await asyncio.sleep(0)
+            fail()
+
+        with suppress(ImageError):
+            await _together(work, 3)
+        return weakref.ref(image)
+
+    async def scene():
+        await gone(await refused())
+
+    with nothing_collected():
+        asyncio.run(scene())
+
+
 def files_of_form(body, boundary, cut=7):
     """Return the files of a form that arrives ``cut`` bytes at a time."""
     parts = Parts(boundary, ServiceSettings())
     for start in range(0, len(body), cut):
         parts.write(body[start : start + cut])
     return parts.files(empty=not body)
+
+
+def form_of(files):
+    part = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n%b\r\n'
+    return b"".join(part % data for data in files) + b"--x--\r\n"
 
 
 @given(st.binary(min_size=1, max_size=300), st.integers(1, 400))
@@ -224,6 +325,51 @@ def test_bodies_together_are_bounded_too(package):
             assert again.json()["code"] == "NOT_READY"
 
     asyncio.run(scene())
+
+
+def test_a_report_that_cannot_be_written_costs_the_shadow_and_not_the_champion(package, tmp_path):
+    (tmp_path / "file").write_text("")
+    log, report = io.StringIO(), str(tmp_path / "file" / "pairs")
+    settings = ServiceSettings(shadow=str(package.folder), shadow_report=report)
+    assert open_shadow(settings, Figures(), Journal(log)) is None
+    assert json.loads(log.getvalue())["reason"].startswith("no shadow")
+
+
+def test_a_form_is_let_go_with_its_request(package):
+    body = form_of([bytes(4_000_000)] * 2)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/scores",
+        "query_string": b"",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+    }
+
+    async def scene():
+        app = create_app(package, ServiceSettings(), journal=Journal(io.StringIO()))
+
+        async def call():
+            sent = []
+
+            async def receive():
+                return {"type": "http.request", "body": body}
+
+            async def send(message):
+                sent.append(message)
+
+            await app({**scope, "scheme": "http"}, receive, send)
+            return sent[0]["status"]
+
+        await call()
+        tracemalloc.start()
+        try:
+            assert [await call() for _ in range(3)] == [503] * 3
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    with nothing_collected():
+        assert asyncio.run(scene()) < 4_000_000
 
 
 def test_a_fault_inside_is_a_problem_body_and_a_log_line(package, monkeypatch):

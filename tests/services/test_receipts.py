@@ -1,6 +1,5 @@
 """The receipt log: written by many at once, whole after a kill, and no change of it goes unseen."""
 
-import errno
 import io
 import json
 import os
@@ -18,7 +17,6 @@ from benchmarks.receipts.changes import CHANGES, changed
 from data_schemas.errors import HilumError, UsageError
 from data_schemas.receipt import FIRST, Key, Receipt, keys_of, line_of
 from services.inference.journal import Journal
-from services.inference.problems import Refusal
 from services.inference.receipt_check import find_receipt, verify_log
 from services.inference.receipt_files import anchors_in, files_of
 from services.inference.receipts import Receipts
@@ -264,78 +262,6 @@ def test_a_cut_log_is_not_gone_on_with(tmp_path, cut):
     with pytest.raises(HilumError):
         opened(folder)
     assert "cut" in kinds(verify_log(folder))
-
-
-def test_a_log_taken_away_while_it_is_written_is_noticed(tmp_path):
-    log = opened(tmp_path)
-    log.append(receipt())
-    files_of(tmp_path)[0].unlink()
-    with pytest.raises(Refusal, match="RECEIPT_NOT_KEPT"):
-        log.append(receipt())
-
-
-class Full:
-    """A disk with room for so many bytes more."""
-
-    def __init__(self, monkeypatch, room):
-        self.room = room
-        self._write = os.pwrite
-        monkeypatch.setattr(os, "pwrite", self)
-
-    def __call__(self, handle, data, at):
-        if len(data) in (256, 768):
-            return self._write(handle, data, at)
-        if self.room <= 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        done = self._write(handle, data[: self.room], at)
-        self.room -= done
-        return done
-
-
-def test_a_full_disk_is_a_clear_refusal_and_ends_by_itself(tmp_path, monkeypatch):
-    journal = io.StringIO()
-    log = Receipts(tmp_path, Journal(journal))
-    log.append(receipt())
-    disk = Full(monkeypatch, 300)
-    for _ in range(2):
-        with pytest.raises(Refusal) as refused:
-            log.append(receipt("lost"))
-        assert (refused.value.code, refused.value.retry_after_s) == ("RECEIPT_NOT_KEPT", 5)
-        assert "ENOSPC" in refused.value.detail
-    with pytest.raises(Refusal):
-        log.check()
-    assert verify_log(tmp_path).receipts == 1
-    disk.room = 10**6
-    monkeypatch.setattr("services.inference.receipts.PROBE_SECONDS", 0.0)
-    log.check()
-    log.append(receipt("kept"))
-    found = verify_log(tmp_path)
-    assert (found.flaws, found.receipts) == ([], 2)
-    told = [json.loads(line)["event"] for line in journal.getvalue().splitlines()]
-    told = [event for event in told if event != "receipts_anchor"]
-    assert told == ["receipts_failing", "receipts_kept_again"]
-
-
-def test_after_a_failed_flush_the_lines_are_written_again(tmp_path, monkeypatch):
-    log = opened(tmp_path)
-    log.append(receipt())
-    real, written = os.fdatasync, []
-
-    def broken(handle):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "fdatasync", broken)
-    with pytest.raises(Refusal, match="RECEIPT_NOT_KEPT"):
-        log.append(receipt("unanswered"))
-    monkeypatch.setattr(os, "fdatasync", real)
-    write_at = os.pwrite
-    monkeypatch.setattr(
-        os, "pwrite", lambda h, d, at: written.append((len(d), at)) or write_at(h, d, at)
-    )
-    log.append(receipt("next"))
-    size = files_of(tmp_path)[0].stat().st_size
-    assert (size, 0) in written
-    assert verify_log(tmp_path).flaws == []
 
 
 def test_a_folder_that_cannot_be_made_is_said_at_start(tmp_path):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import re
 import shutil
 import signal
@@ -20,7 +21,7 @@ from pipeline.model.package import Verification, pack_verification, verification
 from pipeline.model.sums import VERIFICATION
 from services.inference.problems import ONLY_INGESTED, Problem, known_codes
 from tests.services import drawn_files as drawn
-from tests.services.conftest import log_with, serving, wait_until_ready
+from tests.services.conftest import children_of, log_with, serving, wait_until_ready
 from tests.services.test_scores import JPEG, check_alive, check_problem, post
 
 MIB = 2**20
@@ -261,6 +262,17 @@ def test_sigterm_lets_requests_under_way_end(package, tmp_path):
     port = int(running.url.rpartition(":")[2])
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=2)
+
+
+def test_an_interrupt_of_all_its_processes_is_a_quiet_end(package, tmp_path):
+    with serving(package.folder, tmp_path / "log") as running:
+        wait_until_ready(running)
+        for pid in (*children_of(running.process.pid), running.process.pid):
+            os.kill(pid, signal.SIGINT)
+        assert running.process.wait(timeout=40) == 0
+    log = running.log.read_text()
+    assert '"event": "stopped"' in log
+    assert '"event": "fault"' not in log
 
 
 def test_a_slow_body_is_given_up(package, tmp_path):

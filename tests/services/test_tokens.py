@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hmac
+import http.client
 import io
 import json
 import time
@@ -139,6 +140,56 @@ def test_a_shared_secret_among_the_issuers_keys_is_not_taken(issuer, monkeypatch
     known = trusting(issuer)
     identity(known, issuer.token())
     assert known._names == {"one"}
+
+
+def test_one_key_that_is_not_understood_costs_only_itself(issuer, monkeypatch):
+    documents = issuer.documents()
+    x = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"
+    documents["/keys"]["keys"] += [
+        {"kty": "EC", "crv": "P-999", "x": x, "y": x, "kid": "new"},
+        {"kty": "OKP", "crv": "Curve-of-tomorrow", "x": x, "kid": "newer"},
+        {"kty": "RSA", "n": 3, "e": None, "kid": "broken"},
+        {"kty": "post-quantum", "kid": "far"},
+        {"kid": "none"},
+        "a word",
+    ]
+    monkeypatch.setattr(issuer, "documents", lambda: documents)
+    known = trusting(issuer)
+    assert identity(known, issuer.token()).scopes == {"score"}
+    assert known._names == {"one"}
+
+
+@pytest.mark.parametrize("claim", [{"scope": 7}, {"scope": True}, {"scp": 1.5}, {"exp": 10**400}])
+def test_claims_of_another_shape_are_a_refused_token(issuer, claim):
+    assert refused(trusting(issuer), issuer.token(**claim)).code == "UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        http.client.IncompleteRead(b""),
+        http.client.BadStatusLine(""),
+        RecursionError(),
+        UsageError("must begin with https://"),
+        AttributeError(),
+    ],
+)
+def test_an_issuer_that_answers_nonsense_is_away_and_its_known_keys_serve(
+    issuer, monkeypatch, fault
+):
+    known = trusting(issuer)
+    assert identity(known, issuer.token()).scopes == {"score"}
+
+    def fail(_address):
+        raise fault
+
+    monkeypatch.setattr(tokens, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(tokens, "BETWEEN_FETCHES", 0.0)
+    known._fetch = fail
+    assert identity(known, issuer.token(scope="hilum:admin")).scopes == {"admin"}
+    never = trusting(issuer)
+    never._fetch = fail
+    assert refused(never, issuer.token()).code == "ISSUER_AWAY"
 
 
 def test_settings_that_would_trust_anybody_are_refused(issuer):

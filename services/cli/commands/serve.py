@@ -114,7 +114,7 @@ def _serve(options: argparse.Namespace, console: Console) -> int:
             from pipeline.model.opening import check_wish
             from pipeline.model.package import open_package
             from services.inference.access import check_open
-            from services.inference.checking import wish_of
+            from services.inference.checking import check_start, wish_of
             from services.inference.journal import Journal
             from services.inference.port import address_of, is_open_to_others, listen
             from services.inference.tls import scheme
@@ -122,6 +122,7 @@ def _serve(options: argparse.Namespace, console: Console) -> int:
             package = open_package(folder, trusted_keys=trusted, files=lambda _: checking.result())
 
         check_wish(package, wish_of(settings), settings.batch or None)
+        check_start(settings)
         listening = listen(settings.host, settings.port)
         name, url = package.card.name, scheme(address_of(listening), settings)
         check_open(settings, open_to_others=is_open_to_others(listening), journal=Journal())

@@ -1,0 +1,1 @@
+"""The DICOM node (C-STORE, DICOMweb): not built yet; its place in the layers is fixed here."""
