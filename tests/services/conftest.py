@@ -79,8 +79,12 @@ def serving(folder, log, *words, **environment):
             process.kill()
 
 
-def wait_until_ready(served, seconds=60):
+def wait_until_ready(served, seconds=120, workers=1):
+    """Wait until so many workers have said that their model is loaded, and one of them answers so."""
     end = time.monotonic() + seconds
+    while workers > 1 and served.log.read_text().count('"event": "ready"') < workers:
+        assert time.monotonic() < end, served.log.read_text()[-3000:]
+        time.sleep(0.05)
     with served.client() as client:
         while True:
             answer = client.get("/readyz")

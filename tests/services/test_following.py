@@ -70,7 +70,7 @@ def followed(registry, tmp_path_factory):
     words = [f"models:/{NAME}@champion", log, "--follow-seconds", "0.3", "--workers", "2"]
     settings = {"MLFLOW_TRACKING_URI": registry.uri, "HILUM_THREADS": "1"}
     with serving(*words, **settings) as running:
-        wait_until_ready(running)
+        wait_until_ready(running, workers=2)
         yield running
 
 

@@ -245,7 +245,7 @@ def test_a_client_that_leaves_is_noticed(serving, sent):
 
 
 def test_a_body_that_takes_too_long_is_the_connections_last(serving):
-    app = Echo(patience=0.3)
+    app = Echo(patience=3)
     client = serving(app)()
     client.line.sendall(post(LARGE[:700_000], length=1_000_000))
     status, headers, told = answer(client)

@@ -33,7 +33,7 @@ MODULE = "tests.services.faulty_service"
 def faulty(package, tmp_path_factory):
     """A service whose reader can be made to die, hang and need memory; two workers of one thread."""
     with faulty_service(package, tmp_path_factory.mktemp("log") / "service.jsonl") as served:
-        wait_until_ready(served)
+        wait_until_ready(served, workers=2)
         yield served
 
 
@@ -101,11 +101,12 @@ def test_a_killed_worker_is_replaced_and_the_counts_stay(faulty):
         if answer.status_code == 200:
             break
         assert answer.json()["code"] == "NOT_READY"
+        assert time.monotonic() < killed + 120
         time.sleep(0.02)
     seconds = time.monotonic() - killed
     sys.stdout.write(f"both workers killed: served again after {seconds:.2f} s" + "\n")
-    # the 3 s are a promise about a machine that has a core for it
-    assert seconds < (3 if os.getloadavg()[0] < 1.5 * os.cpu_count() else 20)
+    # the 3 s are a promise about a machine that has a core for it: `make test-load`
+    assert seconds < (3 if "HILUM_LOAD_SECONDS" in os.environ else 60)
     assert answer.json() == before
     assert '"ended": "SIGKILL"' in log_with(faulty, '"event": "died"')
     with faulty.client() as client:
@@ -280,7 +281,7 @@ def small(package, tmp_path):
     """Two workers of one thread and a short queue; time and memory of a file as they are by default."""
     settings = {"HILUM_THREADS": "1", "HILUM_QUEUE": "4"}
     with serving(package.folder, tmp_path / "log", "--workers", "2", **settings) as running:
-        wait_until_ready(running)
+        wait_until_ready(running, workers=2)
         yield running
 
 

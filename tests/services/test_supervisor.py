@@ -27,17 +27,23 @@ def pauses(folder, deaths, *, ready):
 
     parent = os.fork()
     if parent == 0:
-        with log.open("w") as stream:
-            Supervisor({"worker": life}, 1.0, Journal(stream)).run()
-        os._exit(0)
+        try:
+            with log.open("w") as stream:
+                Supervisor({"worker": life}, 1.0, Journal(stream)).run()
+        finally:
+            os._exit(0)
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not log.exists() or log.read_text().count("\n") < deaths:
             assert time.monotonic() < end
             time.sleep(0.02)
     finally:
         os.kill(parent, signal.SIGTERM)
-        os.waitpid(parent, 0)
+        gone = time.monotonic() + 30
+        while os.waitpid(parent, os.WNOHANG)[0] == 0:
+            if time.monotonic() > gone:
+                os.kill(parent, signal.SIGKILL)
+            time.sleep(0.02)
     lines = [json.loads(line) for line in log.read_text().splitlines()[:deaths]]
     assert all((line["event"], line["ended"]) == ("died", "SIGKILL") for line in lines)
     return [line["again_in_seconds"] for line in lines]
