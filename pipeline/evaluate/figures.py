@@ -1,5 +1,6 @@
 """Figures of an evaluation: ROC curves, reliability, confusion matrices, scores by class."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +10,18 @@ from pipeline.evaluate import statistics
 from pipeline.evaluate.answers import LabelAnswers, SplitAnswers
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 # Okabe & Ito 2008: told apart with any kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#8a8a8a"
+LINES = ("-", "--", ":", "-.")
+"""One for each round through the colours."""
+MOST_NAMED = 8
+"""Curves that a legend names: those of the primary label and of the smallest areas."""
+LONGEST_NAME = 24
 
 
 def all_figures(answers: SplitAnswers, evaluation: Evaluation) -> dict[str, "Figure"]:
@@ -30,8 +38,10 @@ def roc(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
     """Draw each label's ROC curve with its area and its frozen operating point."""
     figure, (axes,) = _panels(1, 5.6)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    areas = {one.label: evaluation.statistics[f"auc/{one.label}"] for one in answers.labels}
+    named = _named(answers.primary, areas)
     for index, label in enumerate(answers.labels):
-        area = evaluation.statistics[f"auc/{label.label}"]
+        area = areas[label.label]
         if area.value is None:
             continue
         colour = COLOURS[index % len(COLOURS)]
@@ -42,17 +52,27 @@ def roc(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
             hits,
             color=colour,
             linewidth=2 if primary else 1.2,
-            label=f"{label.label}  {with_interval(area)}",
+            linestyle=LINES[index // len(COLOURS) % len(LINES)],
+            label=f"{shorten(label.label)}  {with_interval(area)}" if label.label in named else "",
         )
         _mark_point(axes, label.label, evaluation, colour)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal")
     axes.set_title(f"ROC, {_counts(answers)}; rings: operating points", fontsize=10)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="lower right", fontsize=8, title="AUC (95 % by DeLong)", title_fontsize=8)
+        known = sum(area.value is not None for area in areas.values())
+        others = f", {len(named)} of {known} labels" if known > len(named) else ""
+        title = f"AUC (95 % by DeLong){others}"
+        axes.legend(loc="lower right", fontsize=8, title=title, title_fontsize=8)
     else:
         axes.text(0.5, 0.5, "undefined: a class is missing", ha="center")
     return figure
+
+
+def _named(primary: str, areas: Mapping[str, Interval]) -> set[str]:
+    known = {name: area.value for name, area in areas.items() if area.value is not None}
+    order = sorted(known, key=lambda name: (name != primary, known[name]))
+    return set(order[:MOST_NAMED])
 
 
 def reliability(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
@@ -109,30 +129,38 @@ def _errors(label: LabelAnswers, evaluation: Evaluation) -> str:
 
 def confusion(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
     """Draw each label's confusion matrix: counts, shaded by share of the true class."""
-    figure, panels = _panels(len(answers.labels), 3.4)
+    most = max(len(label.output.classes) for label in answers.labels)
+    figure, panels = _panels(len(answers.labels), confusion_side(most))
     for axes, label in zip(panels, answers.labels, strict=True):
-        counts = np.array(evaluation.confusion[label.label])
-        totals = counts.sum(axis=1, keepdims=True)
-        shares = counts / np.maximum(totals, 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        names = label.output.classes
-        for row in range(len(names)):
-            for column in range(len(names)):
-                axes.text(
-                    column,
-                    row,
-                    str(counts[row, column]),
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color="white" if shares[row, column] > 0.55 else "black",
-                )
-        axes.set_xticks(range(len(names)), names, fontsize=7, rotation=30, ha="right")
-        axes.set_yticks(range(len(names)), names, fontsize=7)
-        axes.set_xlabel("answer", fontsize=8)
-        axes.set_ylabel("truth", fontsize=8)
+        draw_confusion(axes, evaluation.confusion[label.label], label.output.classes)
         axes.set_title(label.label, fontsize=10)
     return figure
+
+
+def confusion_side(classes: int) -> float:
+    """Return the side of a confusion matrix's picture, inches: three digits fit into each cell."""
+    return max(3.4, 1.6 + 0.36 * classes)
+
+
+def draw_confusion(axes: "Axes", counted: "ArrayLike", names: Sequence[str]) -> None:
+    """Draw counts [K, K] of truth (rows) and answer, shaded by share of the true class."""
+    counts = np.asarray(counted)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*counts.shape):
+        colour = "white" if shares[row, column] > 0.55 else "black"
+        text, size = str(counts[row, column]), 9 if len(names) <= 6 else 7
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+    short = [shorten(name) for name in names]
+    axes.set_xticks(range(len(names)), short, fontsize=7, rotation=35, ha="right")
+    axes.set_yticks(range(len(names)), short, fontsize=7)
+    axes.set_xlabel("answer", fontsize=8)
+    axes.set_ylabel("truth", fontsize=8)
+
+
+def shorten(name: str, most: int = LONGEST_NAME) -> str:
+    """Return a name of at most ``most`` letters: what is too long ends in an ellipsis."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def score_histogram(answers: SplitAnswers) -> "Figure":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -70,14 +71,14 @@ def sheet(
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(2.1 * columns, 2.4 * rows + 0.5), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(fill(title, 18 * columns), fontsize=10)
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, picture, caption in zip(axes, pictures, captions, strict=False):
         grey = picture.shape[-1] == 1
         axis.imshow(picture[..., 0] if grey else picture, cmap="gray", vmin=0, vmax=255)
-        axis.set_title(caption, fontsize=9)
+        axis.set_title(fill(caption, 24), fontsize=9 if len(caption) <= 24 else 8)
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 

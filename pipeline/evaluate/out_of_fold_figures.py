@@ -8,7 +8,13 @@ import numpy as np
 from data_schemas.card import Interval
 from data_schemas.dataset import DatasetInfo
 from pipeline.evaluate import statistics
-from pipeline.evaluate.figures import COLOURS, GREY, with_interval
+from pipeline.evaluate.figures import (
+    COLOURS,
+    GREY,
+    confusion_side,
+    draw_confusion,
+    with_interval,
+)
 from pipeline.evaluate.out_of_fold import FoldAnswers, questions, together
 
 if TYPE_CHECKING:
@@ -80,17 +86,8 @@ def _confusion(
     if kind == "ordinal":
         title += f"\nquadratic kappa {with_interval(found[f'kappa/{label.label}'])}"
     counts = statistics.confusion(label.truth, label.answer, len(names))
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, (axes,) = _panels(1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row in range(len(names)):
-        for column in range(len(names)):
-            colour = "white" if shares[row, column] > 0.55 else "black"
-            text = str(counts[row, column])
-            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
-    axes.set_xticks(range(len(names)), names, fontsize=7, rotation=30, ha="right")
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set(xlabel="answer", ylabel="truth")
+    figure, (axes,) = _panels(1, confusion_side(len(names)))
+    draw_confusion(axes, counts, names)
     axes.set_title(title, fontsize=9)
     return figure
 
@@ -101,11 +98,11 @@ def _primary(folds: Sequence[FoldAnswers], info: DatasetInfo) -> tuple[Any, Any,
     return label, patients, kind
 
 
-def _panels(count: int) -> tuple["Figure", list[Any]]:
+def _panels(count: int, width: float = 3.6) -> tuple["Figure", list[Any]]:
     # no pyplot: it keeps figures alive and picks a window system
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.6 * count + 0.6, 4.8), layout="constrained")
+    figure = Figure(figsize=(width * count + 0.6, width + 1.2), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, count, squeeze=False)[0])

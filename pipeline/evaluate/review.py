@@ -13,6 +13,7 @@ from pipeline.ingest.store import Dataset
 
 QUESTIONS = ("How good", "How sure", "On whom", "On which data", "What went wrong")
 ECE_LIMIT = 0.05
+NOT_GIVEN = "every image counts as a patient of its own: if patients were not given, one may stand in two splits"
 FEWEST = 50
 """Images of a class below which a flag is raised: the exact interval of 45/50 is still 18 points wide."""
 LINE = 120
@@ -61,13 +62,18 @@ def judged(
     label = answers.of_primary()
     positives = int(label.positive.sum())
     negatives = label.positive.size - positives
+    each_its_own = dataset.info.patients == dataset.info.images
     flags = tuple(doubts(answers, evaluation, card, leaks))
+    flags += (NOT_GIVEN,) if each_its_own else ()
+    images = count(evaluation.images, "unseen image")
+    who = f"{count(evaluation.patients, 'unseen patient')} ({count(evaluation.images, 'image')}"
+    who = f"{images} (each counted as a patient" if each_its_own else who
     ece = found.get(f"ece/{name}", Interval(value=None))
     return Review(
         good=f"{_area(found.get(f'auc/{name}'))}{_at_threshold(label, found)}",
         sure=f"95 % intervals in brackets; {positives} positive, {negatives} negative images; "
         f"calibration error (ECE) {with_limits(ece)}",
-        whom=f"{count(evaluation.patients, 'unseen patient')} ({count(evaluation.images, 'image')}, "
+        whom=f"{who}, "
         f"{_share(positives, label.positive.size)} positive); "
         f"{_origin(answers, dataset)}; {refused(dataset.info)}",
         data=of_data(dataset.info, leaks),
