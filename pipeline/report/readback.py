@@ -28,17 +28,25 @@ def check_reads_back(vocabulary: Vocabulary) -> None:
         With every such sentence.
     """
     faults = [
-        f"{choice.text!r} doesn't say: {statement.subject} {statement.state}"
+        f"{choice.text!r} doesn't say: {statement.subject} {statement.state}{_why(choice.text)}"
         for statement, choice in everything(vocabulary)
         if not _says(statement, choice)
     ]
-    faults += [f"{text!r} doesn't say: {what}" for what, text in _notices(vocabulary.notices)]
+    faults += [
+        f"{text!r} doesn't say: {what}{_why(text)}" for what, text in _notices(vocabulary.notices)
+    ]
     if faults:
         raise ReportError(
             f"the vocabulary {vocabulary.name} has sentences that don't read back:\n"
             + "\n".join(faults),
             mend="write them otherwise, or give pipeline/report/read.py words for what is new",
         )
+
+
+def _why(text: str) -> str:
+    reading = read(text)
+    odd = (*reading.unknown, *reading.numbers, *reading.priors)
+    return f" (no draft may hold: {', '.join(odd)})" if odd else ""
 
 
 def _says(statement: Statement, choice: Choice) -> bool:
