@@ -131,7 +131,8 @@ def left_out(dataset: Path) -> str:
 
 
 def _interval(one: dict[str, Any]) -> str:
-    return f"{one['value']:.3f} ({one['low']:.3f}-{one['high']:.3f})"
+    limits = "" if one["low"] is None else f" ({one['low']:.3f}-{one['high']:.3f})"
+    return f"{one['value']:.3f}{limits}"
 
 
 if __name__ == "__main__":
