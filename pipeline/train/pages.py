@@ -116,8 +116,9 @@ def not_judged(
     known = labelled >= 0
     truth = judge.is_positive(output, labelled[known])
     probability = judge.positive(output, tune_logits[known])
-    missed = int(((truth == 1) & (probability < point.low)).sum())
-    alarms = int(((truth == 0) & (probability >= point.high)).sum())
+    found = mistakes.worst(truth, probability, point.low, point.high)
+    missed = sum(one.kind == "worst_fn" for one in found)
+    alarms = len(found) - missed
     early = ", stopped early" if fitted.stopped_early else ""
     chose = "which chose epoch" if task.plan.learning.keep == "best" else "kept at epoch"
     ece = calibrated.metrics.get("calibration/ece")

@@ -129,12 +129,12 @@ def test_a_job_runs_a_command_that_there_is(name, capsys):
 
 def test_the_training_job_goes_on_with_what_a_killed_pod_left(tmp_path):
     [container] = workloads()["hilum-training"]["spec"]["template"]["spec"]["containers"]
-    script = container["args"][0].replace("/work", str(tmp_path))
-    script = script.replace("exec hilum", "exec echo")
+    assert container["workingDir"] in {mount["mountPath"] for mount in container["volumeMounts"]}
+    script = container["args"][0].replace("exec hilum", "exec echo")
 
     def said():
         return subprocess.run(
-            ["sh", "-c", script], capture_output=True, text=True, check=True
+            ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
         ).stdout
 
     assert "--resume" not in said()

@@ -36,8 +36,7 @@ CHECKS = (
     "response_schema_conformance",
     "response_headers_conformance",
 )
-MOST_MEMORY = int((1.5 if "HILUM_FUZZ" in os.environ else 2.5) * 2**30)
-"""The promise is 1.5 GiB, held by `make test-fuzz`; beside other tests chance decides what overlaps."""
+MOST_MEMORY = int(1.5 * 2**30)
 LARGEST = 400_000
 """Bytes of a file that is mutated: damage is the same in a larger one, and takes longer."""
 

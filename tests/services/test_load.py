@@ -105,8 +105,9 @@ def test_a_killed_worker_is_replaced_and_the_counts_stay(faulty):
         time.sleep(0.02)
     seconds = time.monotonic() - killed
     sys.stdout.write(f"both workers killed: served again after {seconds:.2f} s" + "\n")
-    # the 3 s are a promise about a machine that has a core for it: `make test-load`
-    assert seconds < (3 if "HILUM_LOAD_SECONDS" in os.environ else 60)
+    # the 3 s are a promise about a machine that has a core for it
+    free = "HILUM_LOAD_SECONDS" in os.environ or os.getloadavg()[0] < 1.5 * os.cpu_count()
+    assert seconds < (3 if free else 20)
     assert answer.json() == before
     assert '"ended": "SIGKILL"' in log_with(faulty, '"event": "died"')
     with faulty.client() as client:

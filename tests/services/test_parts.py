@@ -111,12 +111,12 @@ def nothing_collected():
         gc.enable()
 
 
-async def gone(held, seconds=20):
-    # the thread that worked for it may be a step behind
+async def is_let_go(held, seconds=20):
+    """Tell whether nobody holds it any more; the thread that worked for it may be a step behind."""
     end = time.monotonic() + seconds
-    while held() is not None:
-        assert time.monotonic() < end, "it is still held"
+    while held() is not None and time.monotonic() < end:
         await asyncio.sleep(0.01)
+    return held() is None
 
 
 def work_on(image, do):
@@ -141,7 +141,7 @@ def test_an_image_whose_client_left_is_let_go_before_its_turn():
         with suppress(asyncio.CancelledError):
             await second
         del second
-        await gone(held)
+        assert await is_let_go(held)
         gate.set()
         assert await first
         pool.close()
@@ -159,7 +159,7 @@ def test_a_refused_image_is_let_go_at_once():
 
     async def scene():
         pool = Pool(1, 4, Figures())
-        await gone(await refused(pool))
+        assert await is_let_go(await refused(pool))
         pool.close()
 
     with nothing_collected():
@@ -179,7 +179,7 @@ def test_images_that_are_refused_together_are_let_go_at_once():
         return weakref.ref(image)
 
     async def scene():
-        await gone(await refused())
+        assert await is_let_go(await refused())
 
     with nothing_collected():
         asyncio.run(scene())

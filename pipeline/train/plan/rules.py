@@ -40,6 +40,10 @@ class Rule:
     why: str
 
 
+FEWEST_EPOCHS = 6
+MOST_LARGE_SEEN = 200_000
+"""Images above 64 px, the same ones several times, that an ImageNet network sees at most, but each twice."""
+
 # ---------------------------------------------------------------- conditions
 
 ALWAYS = When("otherwise", lambda _f: True)
@@ -62,6 +66,11 @@ SOUND_LATER = When(
 SIDED = When("a label says left or right", lambda f: bool(f.side_label))
 
 SMALL = When("stored at 64 px or less", lambda f: f.size <= 64)
+ABOVE_32 = When("stored at more than 32 px", lambda f: f.size > 32)
+MANY_LARGE = When(
+    "more than 64 px and over 33,333 training images",
+    lambda f: f.size > 64 and f.train * FEWEST_EPOCHS > MOST_LARGE_SEEN,
+)
 BELOW_160 = When("stored at less than 160 px", lambda f: f.size < 160)
 COLOUR = When("colour (channels differ by 2 or more)", lambda f: f.of.intensity.colour >= 2)
 DISC = When(
@@ -116,8 +125,6 @@ TIME_FOR_MORE = When(
 # ---------------------------------------------------------------- formulas
 
 MOST_SMALL_MEMBERS = 5
-MOST_LARGE_SEEN = 200_000
-"""Images above 64 px, the same ones several times, that an ImageNet network sees at most, but each twice."""
 
 
 def times_each(f: Facts, each: float, fewest: int, most: int) -> int:
@@ -129,12 +136,13 @@ def times_each(f: Facts, each: float, fewest: int, most: int) -> int:
 def usual_epochs(f: Facts) -> int:
     """Return the epochs by rule, without a limit of time."""
     if f.starts_from_imagenet and f.size > 64:
-        least = min(6, max(2, round(MOST_LARGE_SEEN / max(1, f.train))))
-        return _bounded(260 / math.sqrt(max(1, f.train)), least, 40)
+        if MANY_LARGE.holds(f):
+            return max(2, round(MOST_LARGE_SEEN / f.train))
+        return _bounded(260 / math.sqrt(max(1, f.train)), FEWEST_EPOCHS, 40)
     if f.starts_from_imagenet:
         return _bounded(times_each(f, 36, 20_000, 50_000), 3, 60)
     if f.size <= 64:
-        return _bounded(times_each(f, 60, 20_000, 140_000), 20 if f.size <= 32 else 5, 200)
+        return _bounded(times_each(f, 60, 20_000, 140_000), 5 if ABOVE_32.holds(f) else 20, 200)
     return _bounded(times_each(f, 40, 40_000, 400_000), 5, 60)
 
 
@@ -255,14 +263,19 @@ RULES: tuple[Rule, ...] = (
     # learning
     Rule("learning.epochs", "trial", TOO_LONG, Computed("as many as the time allows", affordable_epochs),
          "--minutes {f.minutes:g}: by rule it would be more"),
+    Rule("learning.epochs", "rule", IMAGENET & MANY_LARGE, Computed("200,000 seen in all, each twice at least", usual_epochs),
+         "{f.train:,} training images: 200,000 are seen in all, each at least twice"),
     Rule("learning.epochs", "rule", IMAGENET & When("more than 64 px", lambda f: f.size > 64),
-         Computed("260 / root of the training images, 6 to 40; 200,000 seen in all where they are many", usual_epochs),
+         Computed("260 / root of the training images, 6 to 40", usual_epochs),
          "{f.train:,} training images: 260 / root of it, within 6 to 40"),
     Rule("learning.epochs", "rule", IMAGENET,
          Computed("36 times each image, 20,000 to 50,000 in all, 3 to 60 epochs", usual_epochs),
          "{f.train:,} training images: 20,000 to 50,000 are seen in all"),
+    Rule("learning.epochs", "rule", SMALL & ABOVE_32,
+         Computed("60 times each image, 20,000 to 140,000 in all, 5 to 200 epochs", usual_epochs),
+         "{f.train:,} training images from scratch: 20,000 to 140,000 are seen in all"),
     Rule("learning.epochs", "rule", SMALL,
-         Computed("60 times each image, 20,000 to 140,000 in all, 20 to 200 epochs (5 to 200 above 32 px)", usual_epochs),
+         Computed("60 times each image, 20,000 to 140,000 in all, 20 to 200 epochs", usual_epochs),
          "{f.train:,} training images from scratch: 20,000 to 140,000 are seen in all, each at least 20 times"),
     Rule("learning.epochs", "rule", ALWAYS,
          Computed("40 times each image, 40,000 to 400,000 in all, 5 to 60 epochs", usual_epochs),
@@ -359,7 +372,7 @@ RULES: tuple[Rule, ...] = (
     # the run
     Rule("seed", "fixed", ALWAYS, 0, "any; the same one gives the same weights"),
     Rule("device", "fixed", ALWAYS, "auto", "a GPU where there is one"),
-    Rule("threads", "rule", TINY_NETWORK & When("32 px or less", lambda f: f.size <= 32), 1, "so small a network gains nothing from a second core"),
+    Rule("threads", "rule", TINY_NETWORK & When("32 px or less", lambda f: not ABOVE_32.holds(f)), 1, "so small a network gains nothing from a second core"),
     Rule("threads", "rule", ALWAYS, 0, "all {f.cores} cores of this process"),
     Rule("accept_leaks", "fixed", ALWAYS, False, "splits that leak are refused"),
 )  # fmt: skip
