@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import queue
 import resource
+import select
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,11 @@ AHEAD = 12
 """Things in a worker's hands at most: one that it works on, the others so that it needn't wait."""
 _LEAST = 4
 """It is handed more when it holds no more than this, in one message: each costs both sides a wake-up."""
+_GATHER, _GATHER_S = 3.0, 0.1
+"""Answers are gathered while a worker makes so many, at most so long, when all have more in hand than that:
+to be woken by each answer costs the workers their caches."""
+_NEWS = 0.1
+"""Weight of the newest in the mean time that a thing takes."""
 _START_S = 120.0
 _REAP_S = 5.0
 _TICK_S = 1.0
@@ -64,6 +70,12 @@ class _Worker:
         self.given: deque[Any] = deque()
         self.ready = False
         self.since = time.monotonic()
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+
+    def has_said(self) -> bool:
+        """Tell whether an answer, or the end of the process, waits to be heard."""
+        return bool(self._poll.poll(0))
 
     def give(self, things: list[Any]) -> None:
         if not self.given:
@@ -111,6 +123,8 @@ class Crew(Generic[In, Out]):
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, *preload])
         self._workers: list[_Worker] = []
+        self._pace = 0.0  # seconds of a worker for one thing, lately
+        self._heard = 0.0  # when answers were last asked for
 
     def __enter__(self) -> Self:
         return self
@@ -149,16 +163,33 @@ class Crew(Generic[In, Out]):
             busy = [worker for worker in self._workers if worker.given]
             if not busy and not more:
                 return
+            self._gather(busy)
             asked = time.monotonic()
-            ready = set(wait([worker.connection for worker in busy], self._patience(busy)))
-            late = time.monotonic() - asked - _TICK_S
+            self._wait(busy)
+            self._heard = time.monotonic()
+            late = self._heard - asked - _TICK_S
             for worker in busy:
                 if late > _TICK_S:  # this very process was stopped: nobody's fault
                     worker.since += late
-                if worker.connection in ready:
+                if worker.has_said():
                     yield from self._hear(worker, again)
+                    while worker in self._workers and len(worker.given) > _LEAST and worker.has_said():
+                        yield from self._hear(worker, again)
                 elif time.monotonic() > self._deadline(worker):
                     yield from self._replace(worker, again, late=True)
+
+    def _gather(self, busy: list[_Worker]) -> None:
+        """Sleep for as long as nobody will run out of things."""
+        until = self._heard + min(_GATHER * self._pace, _GATHER_S)
+        if all(len(worker.given) > _LEAST for worker in busy):
+            time.sleep(max(0.0, until - time.monotonic()))
+
+    def _wait(self, busy: list[_Worker]) -> None:
+        """Return when somebody has said something, or it is time to look at the clock."""
+        poll = select.poll()
+        for worker in busy:
+            poll.register(worker.connection, select.POLLIN)
+        poll.poll(1000 * self._patience(busy))
 
     def _hand_out(self, again: deque[In], source: Iterator[In]) -> bool:
         """Fill the hands of workers that hold little; tell whether ``source`` may hold more."""
@@ -202,10 +233,12 @@ class Crew(Generic[In, Out]):
 
     def _hear(self, worker: _Worker, again: deque[In]) -> Iterator[tuple[In, Out | End]]:
         try:
-            kind, answer = worker.connection.recv()
+            kind, answer, seconds = worker.connection.recv()
         except Exception:  # noqa: BLE001 - the pipe ends, or a dying process wrote nonsense
             yield from self._replace(worker, again)
             return
+        if kind in (_ALL, _END):
+            self._pace += _NEWS * (seconds - self._pace)
         if kind == _READY:
             worker.ready, worker.since = True, time.monotonic()
         elif kind == _OUT:
@@ -268,9 +301,10 @@ def _serve(
     limit_memory(limits.memory_bytes)
     things: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, things), daemon=True).start()
-    connection.send((_READY, None))
+    connection.send((_READY, None, 0.0))
     while True:
         thing = things.get()
+        began = time.monotonic()
         last: tuple[int, Any] = (_END, None)
         try:
             limit_cpu(limits.seconds)
@@ -279,11 +313,11 @@ def _serve(
                 last = (_ALL, answers)
             else:
                 for answer in answers:
-                    connection.send((_OUT, answer))
+                    connection.send((_OUT, answer, 0.0))
                     limit_cpu(limits.seconds)
         except Exception as error:  # noqa: BLE001 - the caller's batch goes on
             last = (_FAULT, type(error).__name__)
-        connection.send(last)
+        connection.send((*last, time.monotonic() - began))
 
 
 def _listen(connection: Connection, things: "queue.SimpleQueue[Any]") -> None:

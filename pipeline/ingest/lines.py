@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+
 
 def line_of(tree: dict[str, Any]) -> bytes:
     """Return one line: the CRC-32 of its JSON in eight hex digits, a space, the JSON, a line feed."""
-    text = json.dumps(tree, separators=(",", ":")).encode()
+    text = _COMPACT.encode(tree).encode()
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
