@@ -92,6 +92,34 @@ class Learning(Part):
     )
 
 
+class Beside(Part):
+    """Networks of another kind in the same ensemble; what isn't here is as in `network` and `learning`."""
+
+    backbone: str = Field(default="", description="their backbone; empty: there are none")
+    members: int = Field(
+        default=1,
+        ge=1,
+        description="so many; the mean of them counts as much as that of the others",
+    )
+    weights: str = Field(default="none", description="as network.weights")
+    stride: Literal[8, 16, 32] = Field(default=32, description="as network.stride")
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    size: int = Field(
+        default=0,
+        ge=0,
+        description="px to which the graph enlarges their images; evidence maps must come out alike",
+    )
+    epochs: int = Field(default=12, ge=1)
+    batch: int = Field(default=32, ge=1)
+    rate: float = Field(default=1e-3, gt=0)
+    head_rate: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    average: float = Field(default=0.0, ge=0, lt=1)
+    balance: Literal["none", "loss", "sampler"] = "none"
+    threads: int = Field(default=0, ge=0, description="0: all cores this process may use")
+
+
 class Augmentation(Part):
     """Random changes of training images; each draw depends on seed, epoch and image only."""
 
@@ -164,6 +192,7 @@ class Plan(Document):
     )
     network: NetworkPlan = NetworkPlan()
     learning: Learning = Learning()
+    beside: Beside = Beside()
     augmentation: Augmentation = Augmentation()
     calibration: Literal["none", "temperature", "bias"] = Field(
         default="bias",
@@ -200,3 +229,31 @@ class Plan(Document):
         if len(set(names)) < len(names):
             raise ValueError(f"operating points are named once each, got {', '.join(names)}")
         return self
+
+    def kinds(self) -> tuple["Plan", ...]:
+        """Return the plan of each kind of network in the ensemble, as if it were alone: one or two."""
+        alone = self.model_copy(update={"beside": Beside()})
+        if not self.beside.backbone:
+            return (alone,)
+        own = {name: getattr(self.beside, name) for name in Beside.model_fields}
+        network = {name: own[name] for name in own if name in NetworkPlan.model_fields}
+        learning = {name: own[name] for name in own if name in Learning.model_fields}
+        other = {
+            "network": self.network.model_copy(update=network),
+            "learning": self.learning.model_copy(update=learning),
+            "threads": self.beside.threads,
+        }
+        return alone, alone.model_copy(update=other)
+
+    def each(self) -> tuple["Plan", ...]:
+        """Return the plan of each network of the ensemble, in order, with a seed of its own."""
+        plans = [kind for kind in self.kinds() for _ in range(kind.network.members)]
+        return tuple(
+            plan.model_copy(update={"seed": self.seed + number})
+            for number, plan in enumerate(plans)
+        )
+
+    @property
+    def backbones(self) -> str:
+        """The backbones of the ensemble, joined by a plus."""
+        return "+".join(kind.network.backbone for kind in self.kinds())

@@ -173,7 +173,9 @@ class Crew(Generic[In, Out]):
                     worker.since += late
                 if worker.has_said():
                     yield from self._hear(worker, again)
-                    while worker in self._workers and len(worker.given) > _LEAST and worker.has_said():
+                    while (
+                        worker in self._workers and len(worker.given) > _LEAST and worker.has_said()
+                    ):
                         yield from self._hear(worker, again)
                 elif time.monotonic() > self._deadline(worker):
                     yield from self._replace(worker, again, late=True)

@@ -23,10 +23,11 @@ from pipeline.ingest.store import Dataset
 from pipeline.tracking import runs
 from pipeline.tracking.children import ChildRun, child_runs, has_artifact
 from pipeline.train import cross_pages
+from pipeline.train.course import Course
 from pipeline.train.folds import Fold, make_folds
 from pipeline.train.run import Place, assist, opened, train
 from pipeline.train.state import BEGUN
-from pipeline.train.task import Task, prepare
+from pipeline.train.task import prepare
 from pipeline.train.tracker import Say
 from pipeline.train.world import World
 
@@ -69,7 +70,7 @@ def cross_validate(
     parent = replace(place, tags={**place.tags, **tags})
     with opened(tasks[0], parent, world, say) as (run, _):
         cross_pages.log_start(run, tasks[0], plan)
-        steps = _Steps([_steps(task) for task in tasks], progress)
+        steps = _Steps([Course(task).total for task in tasks], progress)
         for fold, task in zip(made.folds, tasks, strict=True):
             known = _of_fold(child_runs(place.uri, run.run_id), fold.number)
             own = replace(
@@ -120,11 +121,6 @@ class _Steps:
         yield counted
         # a fold that stopped early is whole, too
         self._progress(before + self._steps[fold.number], total, fold.name)
-
-
-def _steps(task: Task) -> int:
-    epochs = task.plan.learning.epochs * task.plan.network.members
-    return epochs * max(1, round(len(task.rows["train"]) / task.plan.learning.batch))
 
 
 def _of_fold(children: list[ChildRun], number: int) -> ChildRun | None:

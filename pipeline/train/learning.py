@@ -7,6 +7,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from data_schemas.errors import TrainingError
+from data_schemas.plan import Plan
 from pipeline.train import augment, judge, labels, networks, weights
 from pipeline.train.batches import Order, TrainingBatches, in_order
 from pipeline.train.compiling import compiled
@@ -20,7 +22,7 @@ from pipeline.train.precision import suit
 from pipeline.train.state import StateFolder
 from pipeline.train.sync import share_statistics
 from pipeline.train.task import Task
-from pipeline.train.world import World
+from pipeline.train.world import World, use_threads
 
 Track = Callable[[int, int, Metrics | None], None]
 Say = Callable[[str], None]
@@ -48,24 +50,29 @@ def train_network(
     state: StateFolder | None = None,
     say: Say = lambda _: None,
 ) -> Learned:
-    """Train the planned number of networks one after another and return what answers for them.
+    """Train the planned networks one after another, kind by kind, and return what answers for them.
 
     Member m starts from seed + m and sees another order and other augmentations. ``track`` hears
     of its epochs after those of the members before it. Each keeps its state in a folder of its
     own below ``state``, so that a stopped training goes on within the member it was at.
     """
-    plan = task.plan
-    count = plan.network.members
-    members, fits, licence = [], [], ""
-    for number in range(count):
-        seeded = plan.model_copy(update={"seed": plan.seed + number})
+    plan, plans = task.plan, task.plan.each()
+    _same_maps(task)
+    members, fits, licences, earlier = [], [], [], 0
+    for number, seeded in enumerate(plans):
         own = replace(task, plan=seeded)
+        use_threads(seeded.threads)
         network, licence = build_network(own, world)
-        heard = partial(_after, track, number * plan.learning.epochs)
-        below = state.of_member(number) if state is not None and count > 1 else state
+        heard = partial(_after, track, earlier)
+        below = state.of_member(number) if state is not None and len(plans) > 1 else state
         fits.append(learn(network, own, world, heard, below, say))
         members.append(network)
-    together = answering(members, plan.network.views)
+        licences.append(licence)
+        earlier += seeded.learning.epochs
+    use_threads(plan.threads)
+    licence = "; ".join(dict.fromkeys(filter(None, licences)))
+    kinds = plan.kinds()
+    together = answering(members, plan.network.views, [kind.network.members for kind in kinds])
     if together is members[0]:
         return Learned(together, fits[0], licence)
     best, notes = fits[0].best, []
@@ -73,10 +80,10 @@ def train_network(
         rows = task.rows["tune"]
         logits = split_logits(together, task, rows, world, "fp32")
         best = judge.tune_metrics(task.head, logits, task.targets[rows])
-    if count > 1:
+    if len(plans) > 1:
         kept = ", ".join(str(fit.best_epoch) for fit in fits)
-        seeds = f"{plan.seed} to {plan.seed + count - 1}"
-        notes.append(f"the mean of {count} networks, seeds {seeds}, kept at epochs {kept}")
+        seeds = f"{plan.seed} to {plans[-1].seed}"
+        notes.append(f"{_who(kinds)}, seeds {seeds}, kept at epochs {kept}")
     fitted = Fitted(
         fits[0].best_epoch,
         best,
@@ -85,6 +92,30 @@ def train_network(
         tuple(metrics for fit in fits for metrics in fit.history),
     )
     return Learned(together, fitted, licence, tuple(notes))
+
+
+def _who(kinds: tuple[Plan, ...]) -> str:
+    if len(kinds) == 1:
+        return f"the mean of {kinds[0].network.members} networks"
+    counts = (f"{kind.network.members} of {kind.network.backbone}" for kind in kinds)
+    return f"the mean of two kinds of networks, each counting the same: {' and '.join(counts)}"
+
+
+def _same_maps(task: Task) -> None:
+    """Raise :class:`TrainingError` if the kinds' evidence maps can't be averaged, before hours go by."""
+    size, sides = task.info.size, []
+    for kind in task.plan.kinds():
+        network = networks.build(kind.network, task.head.columns, size)
+        sides.append(network.cells(size))
+    if len(set(sides)) > 1:
+        names = task.plan.backbones.split("+")
+        told = ", ".join(f"{n} {k} x {k}" for n, k in zip(names, sides, strict=True))
+        raise TrainingError(
+            f"the evidence maps of its networks differ: {told} cells",
+            where="beside.size",
+            mend=f"give a size and a stride that make {sides[0]} cells a side, such as "
+            f"beside.size={task.plan.beside.stride * sides[0]}",
+        )
 
 
 def _after(track: Track, earlier: int, epoch: int, step: int, metrics: Metrics | None) -> None:

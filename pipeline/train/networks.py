@@ -62,9 +62,13 @@ class EvidenceNetwork(nn.Module):  # type: ignore[misc]  # torch is not followed
         with torch.autocast(maps.device.type, enabled=False):
             return self.judge(maps.float())
 
+    def cells(self, size: int) -> int:
+        """Return the side of the evidence map of stored images of ``size``, in cells."""
+        return _cells(self.backbone, self.size or size)[1]
+
     def stride(self, size: int) -> int:
         """Return pixels of stored images of ``size`` per cell of the evidence map, at least 1."""
-        return max(1, round(size / _cells(self.backbone, self.size or size)[1]))
+        return max(1, round(size / self.cells(size)))
 
 
 def build(plan: NetworkPlan, outputs: int, size: int) -> EvidenceNetwork:

@@ -183,7 +183,7 @@ def describe_experiment(run: TrackedRun) -> None:
 
 def name_of(task: Task) -> str:
     """Return a run's name: what is answered, by which network, from which seed."""
-    return f"{task.head.primary} {task.plan.network.backbone} seed {task.plan.seed}"
+    return f"{task.head.primary} {task.plan.backbones} seed {task.plan.seed}"
 
 
 def _point(point: OperatingPoint) -> str:

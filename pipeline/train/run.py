@@ -253,7 +253,7 @@ def _card(
         contract_name=contract.name,
         contract_sha256=contract.digest(),
         plan_sha256=task.plan.digest(),
-        backbone=task.plan.network.backbone,
+        backbone=task.plan.backbones,
         parameters=0,
         size=info.size,
         channels=info.channels,

@@ -8,6 +8,7 @@ import torch
 
 from data_schemas.progress import Progress
 from pipeline.tracking import runs
+from pipeline.train.course import Course
 from pipeline.train.headlines import headlines
 from pipeline.train.loop import Metrics
 from pipeline.train.task import Task
@@ -22,9 +23,7 @@ class Tracker:
         self._run, self._progress, self._say = run, progress, say
         self._head = task.head
         self._images = len(task.rows["train"])
-        self._epochs = task.plan.learning.epochs * task.plan.network.members
-        batch = task.plan.learning.batch
-        self._steps = max(1, round(self._images / batch))
+        self._course = Course(task)
         self._started = self._trained = time.perf_counter()
         self._line = ""
         self._cost_s = self._cost_before = 0.0  # of this object, and of the sending thread
@@ -36,8 +35,8 @@ class Tracker:
         if metrics is None:
             self._trained = now
             self._heard += 1
-            done = (epoch - 1) * self._steps + step
-            self._progress(done, self._epochs * self._steps, f"epoch {epoch}{self._line}")
+            done = self._course.done(epoch, step)
+            self._progress(done, self._course.total, f"epoch {epoch}{self._line}")
         else:
             self._end_epoch(epoch, metrics, now)
         self._cost_s += time.perf_counter() - now
@@ -48,7 +47,7 @@ class Tracker:
         waited_s = metrics.pop("time/waited_s", 0.0)
         metrics |= {
             "time/epoch_s": now - self._started,
-            "time/images_per_s": self._images * self._heard / self._steps / trained_s,
+            "time/images_per_s": self._images * self._heard / self._course.steps(epoch) / trained_s,
             "time/loader_stall_pct": 100 * waited_s / trained_s,
             "time/tracking_pct": 100 * self._cost() / max(now - self._started, 1e-9),
             "mem/rss_mb": psutil.Process().memory_info().rss / 2**20,
@@ -59,7 +58,7 @@ class Tracker:
         self._run.post()  # sent by a thread of its own: training doesn't wait for the store
         self._line = f", tune AUC {metrics['tune/auc']:.3f}"
         self._say(
-            f"epoch {epoch}/{self._epochs}: train loss {metrics['train/loss']:.4f}, "
+            f"epoch {epoch}/{self._course.epochs}: train loss {metrics['train/loss']:.4f}, "
             f"tune loss {metrics['tune/loss']:.4f}, tune AUC {metrics['tune/auc']:.4f}, "
             f"{metrics['time/images_per_s']:.0f} images/s"
         )

@@ -119,6 +119,11 @@ class World:
         return block
 
 
+def use_threads(threads: int) -> None:
+    """Let torch use so many threads from now on; 0: all cores this process may use."""
+    torch.set_num_threads(threads or available_cores())
+
+
 def open_world(device: str, threads: int, seed: int, *, rank: int = 0, size: int = 1) -> World:
     """Set this process up for a run: device, threads, seed; join the others if there are any.
 
@@ -130,7 +135,7 @@ def open_world(device: str, threads: int, seed: int, *, rank: int = 0, size: int
         If the device doesn't exist here.
     """
     keep_freed_memory()
-    torch.set_num_threads(threads or available_cores())
+    use_threads(threads)
     torch.manual_seed(seed)
     chosen = _device(device, rank)
     if chosen.type == "cuda":

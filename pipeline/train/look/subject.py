@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -14,7 +15,7 @@ from data_schemas import settings
 from data_schemas.card import Card
 from data_schemas.errors import PackageError, UsageError
 from data_schemas.files import sha256
-from data_schemas.plan import NetworkPlan
+from data_schemas.plan import Beside, NetworkPlan, Plan
 from pipeline.imaging.picture import picture
 from pipeline.imaging.prepare import prepare
 from pipeline.imaging.read import read
@@ -81,7 +82,7 @@ def put_together(package: Package, plan_file: Path | None) -> Subject:
     stored = verification(package)
     images = torch.from_numpy(stored.images)
     nearest = float("inf")
-    for plan in _plans(package.card, plan_file, _members(tensors)):
+    for plan in _plans(package.card, plan_file, tensors):
         whole = _built(plan, package.card, tensors)
         if whole is None:
             continue
@@ -90,7 +91,8 @@ def put_together(package: Package, plan_file: Path | None) -> Subject:
         difference = float(np.max(np.abs(logits - stored.logits)))
         if difference <= TOLERANCE:
             members = [part for part in whole.modules() if isinstance(part, EvidenceNetwork)]
-            return Subject(package, whole, members[0], len(members), plan.views, difference)
+            views = plan.network.views
+            return Subject(package, whole, members[0], len(members), views, difference)
         nearest = min(nearest, difference)
     if nearest < float("inf"):
         raise PackageError(
@@ -106,28 +108,41 @@ def put_together(package: Package, plan_file: Path | None) -> Subject:
     )
 
 
-def _plans(card: Card, plan_file: Path | None, members: int) -> Iterator[NetworkPlan]:
+def _plans(card: Card, plan_file: Path | None, tensors: Mapping[str, Tensor]) -> Iterator[Plan]:
     """Yield what the network may be: the plan's, or all that the weights' names leave open."""
     if plan_file is not None:
         # only what the network is: a plan of another version may hold other keys elsewhere
-        given = settings.from_file(plan_file).tree.get("network", {})
-        yield settings.resolve(NetworkPlan, [settings.Layer(given)])
+        tree = settings.from_file(plan_file).tree
+        given: dict[str, Any] = {part: tree[part] for part in ("network", "beside") if part in tree}
+        yield settings.resolve(Plan, [settings.Layer(given)])
         return
+    first, _, second = card.backbone.partition("+")
+    members, others = _members(tensors)
     for stride in STRIDES:
+        # the rule of a second kind: 32 px for each cell of the first one's map
+        beside = Beside(backbone=second, members=max(1, others), size=32 * (card.size // stride))
         for views in VIEWS:
-            yield NetworkPlan(backbone=card.backbone, stride=stride, views=views, members=members)
+            network = NetworkPlan(backbone=first, stride=stride, views=views, members=members)
+            yield Plan(network=network, beside=beside if second else Beside())
 
 
-def _members(tensors: Mapping[str, Tensor]) -> int:
-    numbers = {name.split(".")[1] for name in tensors if name.startswith("members.")}
-    return max(1, len(numbers))
+def _members(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return how many networks are of the first one's kind, and how many are of another."""
+    shapes: dict[str, dict[str, torch.Size]] = {}
+    for name, value in tensors.items():
+        if name.startswith("members."):
+            _, number, own = name.split(".", 2)
+            shapes.setdefault(number, {})[own] = value.shape
+    alike = sum(own == shapes["0"] for own in shapes.values())
+    return max(1, alike), len(shapes) - alike
 
 
-def _built(plan: NetworkPlan, card: Card, tensors: Mapping[str, Tensor]) -> nn.Module | None:
+def _built(plan: Plan, card: Card, tensors: Mapping[str, Tensor]) -> nn.Module | None:
     """Return the planned network with these weights; ``None`` if they don't fit."""
     columns = sum(len(output.columns) for output in card.outputs)
-    members = [build(plan, columns, card.size).eval() for _ in range(plan.members)]
-    whole = answering(members, plan.views)
+    members = [build(one.network, columns, card.size).eval() for one in plan.each()]
+    counts = [kind.network.members for kind in plan.kinds()]
+    whole = answering(members, plan.network.views, counts)
     shapes = {name: value.shape for name, value in whole.state_dict().items()}
     if shapes != {name: value.shape for name, value in tensors.items()}:
         return None

@@ -67,6 +67,7 @@ class Estimate:
     after_s: float = 0.0  # of what each network is asked after its epochs
     folds: int = 0
     small_share: float = 0.0  # of the epochs: with smaller images
+    beside: "Estimate | None" = None  # of the networks of another kind
 
     def memory_bytes(self, batch: int, accumulate: int = 1) -> float:
         """Return the peak of memory with such batches."""
@@ -75,7 +76,9 @@ class Estimate:
     @property
     def needed_bytes(self) -> float:
         """Peak of memory of the plan as it is."""
-        return self.memory_bytes(self.batch, self.accumulate)
+        own = self.memory_bytes(self.batch, self.accumulate)
+        # networks are trained one after another
+        return max(own, self.beside.needed_bytes) if self.beside else own
 
     @property
     def epoch_s(self) -> float:
@@ -96,8 +99,13 @@ class Estimate:
     @property
     def total_s(self) -> float:
         """Seconds of the whole training, of all folds if there are some."""
-        one = self.members * (self.member_s(self.epochs) + self.after_s) + self.around_s
-        return max(1, self.folds) * one
+        return max(1, self.folds) * (self.networks_s + self.around_s)
+
+    @property
+    def networks_s(self) -> float:
+        """Seconds of all networks of one training."""
+        own = self.members * (self.member_s(self.epochs) + self.after_s)
+        return own + (self.beside.networks_s if self.beside else 0.0)
 
     @property
     def fits(self) -> bool:
@@ -106,8 +114,10 @@ class Estimate:
 
     def of(self, plan: Plan) -> "Estimate":
         """Return the estimate of a plan that differs in numbers only: epochs, batch, members."""
+        kinds = plan.kinds()
         return replace(
             self,
+            beside=self.beside.of(kinds[1]) if self.beside and len(kinds) > 1 else None,
             batch=plan.learning.batch,
             accumulate=plan.learning.accumulate,
             epochs=plan.learning.epochs,

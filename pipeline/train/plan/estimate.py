@@ -20,7 +20,7 @@ from pipeline.train.plan.cost import GIB, Estimate, Memory, Speed
 from pipeline.train.plan.machine import memory_for
 from pipeline.train.precision import suit
 from pipeline.train.referring import MOST as MOST_REFERENCE
-from pipeline.train.world import World
+from pipeline.train.world import World, use_threads
 
 PROCESS_BYTES = int(0.75 * GIB)
 """A training process without its network, at its peak: libraries, MLflow, figures, the export.
@@ -135,7 +135,12 @@ def measure_speed(plan: Plan, shape: Shape, device: torch.device, seconds: float
 
 
 def estimate(plan: Plan, shape: Shape, device: torch.device, seconds: float = 8.0) -> Estimate:
-    """Measure memory and speed of a plan on ``device`` and return what its training will cost."""
+    """Measure memory and speed of a plan on ``device`` and return what its training will cost.
+
+    ``seconds`` bound the timed steps of each kind of network.
+    """
+    plan, *others = plan.kinds()
+    use_threads(plan.threads)
     threads = torch.get_num_threads()
     memory = measure_memory(plan, shape, device)
     if memory.largest_batch(memory_for(device)) < 4:
@@ -158,6 +163,7 @@ def estimate(plan: Plan, shape: Shape, device: torch.device, seconds: float = 8.
         around_s=AROUND_S,
         after_s=_after_s(plan, shape, speed),
         small_share=learning.small_epochs,
+        beside=estimate(others[0], shape, device, seconds) if others else None,
     )
 
 

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data_schemas.fingerprint import Fingerprint, LabelFacts
-from data_schemas.plan import Plan
+from data_schemas.plan import Learning, NetworkPlan, Plan
 from pipeline.train.plan.cost import Estimate
 
 GIB = 2**30
@@ -62,6 +62,23 @@ class Facts:
     minutes_given: bool = False  # somebody asked for it, so that the plan is shortened to it
     estimate: Estimate | None = None
     chosen: dict[str, Any] = field(default_factory=dict)
+
+    def of_beside(self, backbone: str) -> "Facts":
+        """Return the facts by which networks of another kind are decided on, as if they were alone."""
+        common = {key: value for key, value in self.chosen.items() if "." not in key}
+        grades = {"learning.grades": self.chosen["learning.grades"]}
+        return replace(self, chosen={**common, **grades, "network.backbone": backbone})
+
+    @property
+    def cells(self) -> int:
+        """Side of the evidence map that ``convnet`` makes of the stored images."""
+        return max(1, self.size // 8)
+
+    @property
+    def beside_minutes(self) -> float:
+        """How long the networks of another kind take, minutes; 0: not tried."""
+        other = self.estimate.beside if self.estimate else None
+        return other.networks_s / 60 if other else 0.0
 
     @property
     def size(self) -> int:
@@ -267,6 +284,13 @@ def leaves(schema: type[Any] = Plan, above: str = "") -> list[str]:
         elif name != "schema_version":
             found.append(f"{above}{name}")
     return found
+
+
+def twin_of(key: str) -> str:
+    """Return the key of `network`, `learning` or the plan itself that a key of `beside` stands for."""
+    name = key.removeprefix("beside.")
+    above = next(part for part in (NetworkPlan, Learning, Plan) if name in part.model_fields)
+    return {NetworkPlan: "network.", Learning: "learning.", Plan: ""}[above] + name
 
 
 def default_of(key: str) -> tuple[Any, str]:

@@ -7,11 +7,11 @@ first whose condition holds decides. A row sees the measured facts and the keys 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data_schemas.plan import Plan
-from pipeline.train.plan.facts import Facts, When, default_of, leaves
+from pipeline.train.plan.facts import Facts, When, default_of, leaves, twin_of
 
 Kind = Literal["fixed", "rule", "trial", "given"]
 """fixed: the same for every data set; rule: from the fingerprint; trial: from steps that were timed
@@ -93,6 +93,19 @@ IMAGENET = When("from ImageNet weights", lambda f: f.starts_from_imagenet)
 TINY_NETWORK = When("backbone convnet", lambda f: f.backbone == "convnet")
 UNEVEN = When("rarest class under half of the commonest", lambda f: f.balance < 0.5)
 NOISY_TUNE = When("fewer than 150 tuning images", lambda f: f.tune < 150)
+FEW_TINY = When(
+    "backbone convnet at 24 to 32 px, up to 15,000 training images, ImageNet weights of efficientnet_lite0 installed",
+    lambda f: (
+        f.backbone == "convnet"
+        and 24 <= f.size <= 32
+        and 0 < f.train <= 15_000
+        and LITE0_HERE.holds(f)
+    ),
+)
+BESIDE_TOO_SLOW = When(
+    "they would take over half of the time",
+    lambda f: f.beside_minutes > f.minutes / 2,
+)
 LONG = When("2,000 steps or more", lambda f: f.steps >= 2000)
 SHORT_EPOCHS = When("fewer training images than 4 batches", lambda f: f.train < 4 * usual_batch(f))
 ENOUGH_PER_COLUMN = When("30 calibration images or more per logit", lambda f: f.per_column >= 30)
@@ -106,8 +119,7 @@ TOO_LONG = When(
     lambda f: bool(
         f.minutes_given
         and f.estimate
-        and f.estimate.member_s(usual_epochs(f)) + f.estimate.after_s + f.estimate.around_s
-        > 60 * f.minutes
+        and f.estimate.member_s(usual_epochs(f)) + f.estimate.after_s > room_s(f)
     ),
 )
 TOO_LARGE = When(
@@ -146,19 +158,25 @@ def usual_epochs(f: Facts) -> int:
     return _bounded(times_each(f, 40, 40_000, 400_000), 5, 60)
 
 
+def room_s(f: Facts) -> float:
+    """Return the seconds that networks of the first kind may take together."""
+    assert f.estimate is not None  # noqa: S101 - its condition says so
+    beside = 0.0 if BESIDE_TOO_SLOW.holds(f) else 60 * f.beside_minutes
+    return 60 * f.minutes - f.estimate.around_s - beside
+
+
 def affordable_epochs(f: Facts) -> int:
     """Return the epochs that fit into the time."""
     assert f.estimate is not None  # noqa: S101 - its condition says so
-    room = 60 * f.minutes - f.estimate.around_s - f.estimate.after_s
+    room = room_s(f) - f.estimate.after_s
     return max(1, math.floor(room / max(f.estimate.epoch_s, 1e-9)))
 
 
 def affordable_members(f: Facts) -> int:
     """Return the small networks that fit into the time, at most :data:`MOST_SMALL_MEMBERS`."""
     assert f.estimate is not None  # noqa: S101 - its condition says so
-    room = 60 * f.minutes - f.estimate.around_s
     one = max(f.estimate.member_s(f.estimate.epochs) + f.estimate.after_s, 1e-9)
-    return max(1, min(MOST_SMALL_MEMBERS, math.floor(room / one)))
+    return max(1, min(MOST_SMALL_MEMBERS, math.floor(room_s(f) / one)))
 
 
 def usual_batch(f: Facts) -> int:
@@ -327,6 +345,17 @@ RULES: tuple[Rule, ...] = (
     Rule("learning.patience", "rule", ALWAYS, Computed("a third of the epochs, at least 5", lambda f: max(5, math.ceil(f.epochs / 3))),
          "{f.tune} tuning images are enough to stop on"),
     Rule("learning.checkpoint_minutes", "fixed", ALWAYS, 5.0, "that much is lost at most when it is killed"),
+    # a second kind of network
+    Rule("beside.backbone", "trial", FEW_TINY & BESIDE_TOO_SLOW, "",
+         "networks from ImageNet would take {f.beside_minutes:.0f} of {f.minutes:g} min"),
+    Rule("beside.backbone", "rule", FEW_TINY, "efficientnet_lite0",
+         "started from ImageNet it sees other things: together they err less than either"),
+    Rule("beside.backbone", "fixed", ALWAYS, "", "none: all networks are of one kind"),
+    Rule("beside.members", "fixed", ALWAYS, 1, "from ImageNet, seeds differ little"),
+    Rule("beside.size", "rule", ALWAYS, Computed("32 px for each cell of the others' map", lambda f: 32 * f.cells),
+         "{value} px make an evidence map of {f.cells} x {f.cells} cells, as the others' is"),
+    Rule("beside.epochs", "rule", ALWAYS, Computed("12, at most 30,000 images seen in all, at least 2", lambda f: max(2, min(12, round(30_000 / max(1, f.train))))),
+         "{f.train:,} training images: 12 times each, at most 30,000 in all"),
     # augmentation
     Rule("augmentation.enabled", "fixed", ALWAYS, True, "the same images again and again are soon known by heart"),
     Rule("augmentation.flip_horizontal", "rule", SIDED, False, "`{f.side_label}` changes in a mirror"),
@@ -397,15 +426,29 @@ def decide(facts: Facts, given: dict[str, Any] | None = None) -> tuple[Decision,
     given = given or {}
     facts.chosen.clear()
     decisions = []
+    other: Facts | None = None  # of networks of a second kind, once there is one
     for key in leaves():
-        decision = (
-            Decision(key, given[key], "given", "asked for on the command line")
-            if key in given
-            else _decided(key, facts)
-        )
+        within = key.startswith("beside.") and key != "beside.backbone"
+        if within and other is None:
+            continue  # what there is none of needs no lines
+        if key in given:
+            decision = Decision(key, given[key], "given", "asked for on the command line")
+        else:
+            decision = _decided_beside(key, other) if within and other else _decided(key, facts)
         facts.chosen[key] = decision.value
+        if within and other:
+            other.chosen[twin_of(key)] = decision.value
+        if key == "beside.backbone" and decision.value:
+            other = facts.of_beside(decision.value)
         decisions.append(decision)
     return tuple(decisions)
+
+
+def _decided_beside(key: str, facts: Facts) -> Decision:
+    """Decide by the key's own rows, or as its twin is decided for a network that is alone."""
+    if any(rule.key == key for rule in RULES):
+        return _decided(key, facts)
+    return replace(_decided(twin_of(key), facts), key=key)
 
 
 def _decided(key: str, facts: Facts) -> Decision:

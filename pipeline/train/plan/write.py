@@ -22,6 +22,7 @@ _REASONS_AT = 40
 _SECTIONS = {
     "network": "backbone and evidence head",
     "learning": "optimiser, schedule and length",
+    "beside": "a second kind of network in the same answer",
     "augmentation": "random changes of training images",
     "operating": "how thresholds are chosen on the calibration split",
 }
@@ -135,6 +136,9 @@ def summary(estimate: Estimate) -> str:
         return f"{memory} Time was not measured."
     cores = f"{estimate.cores} core{'s' if estimate.cores > 1 else ''}"
     several = f", {estimate.members} networks" if estimate.members > 1 else ""
+    if estimate.beside:
+        other = estimate.beside
+        several += f"; {other.members} of another kind, {other.epochs} of {duration(other.epoch_s)}"
     several += f", {estimate.folds} folds" if estimate.folds else ""
     return (
         f"{memory} Takes about {duration(estimate.total_s)} on "
