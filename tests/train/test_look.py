@@ -61,6 +61,13 @@ def network_of(backbone, size, stride, columns, channels=3):
     return network.eval()
 
 
+TWO_KINDS = (
+    NetworkPlan(backbone="convnet", stride=8),
+    NetworkPlan(backbone="efficientnet_lite0", size=96),
+)
+"""Three cells a side, both."""
+
+
 def package_of(
     folder,
     backbone="convnet",
@@ -232,6 +239,22 @@ def test_an_ensemble_on_enlarged_images_shows_its_first_member_and_says_so(tmp_p
     np.testing.assert_allclose(shown, ran, atol=TOLERANCE)
     reached = 1 / (1 + np.exp(-ran[0] / 1.2))
     assert output["positive"] == pytest.approx(reached, abs=1e-4)
+
+
+def test_two_kinds_of_networks_are_found_by_the_card_and_the_weights(tmp_path):
+    members = []
+    for k, plan in enumerate(TWO_KINDS):
+        torch.manual_seed(k)
+        members.append(networks.build(plan, 4, 28).eval())
+    together = answering(members, "mirror", (1, 1))
+    package = package_of(tmp_path / "p", "convnet+efficientnet_lite0", network=together)
+    tree = tree_of(show(package, None, image_file(tmp_path), None).html)
+    assert (tree["model"]["members"], tree["model"]["views"]) == (2, 2)
+    assert tree["image"]["side"] == 28  # the first one's sight
+    pixels = unpack(tree["image"]["values"], np.uint8, (28, 28, 3))
+    with torch.no_grad():
+        alone = members[0](torch.from_numpy(pixels[None].copy()))[0][0].numpy()
+    np.testing.assert_allclose(tree["model"]["member_logits"], alone, atol=1e-5)
 
 
 def test_layer_by_layer_the_fields_have_the_known_sizes():

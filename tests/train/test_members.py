@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from data_schemas.plan import Learning, NetworkPlan, Plan
+from data_schemas.errors import TrainingError
+from data_schemas.plan import Beside, Learning, NetworkPlan, Plan
 from pipeline.model.decision import classes_of
 from pipeline.model.package import open_package
 from pipeline.model.runtime import Runtime
@@ -15,6 +17,8 @@ from pipeline.tracking.finding import download
 from pipeline.train import learning, networks, weights
 from pipeline.train import run as training
 from pipeline.train import state as states
+from pipeline.train.ensemble import answering
+from pipeline.train.look.subject import put_together
 from pipeline.train.task import prepare
 from pipeline.train.world import World, open_world
 
@@ -107,6 +111,92 @@ def test_a_training_of_several_networks_goes_on_bit_for_bit(
     assert resumed.fitted.best == whole.fitted.best
     assert resumed.fitted.epochs == 4
     assert said[0].startswith("network 1: goes on in epoch")
+
+
+TWO_KINDS = PLAN.model_copy(
+    update={
+        "beside": Beside(backbone="resnet18_small", size=24, stride=8, epochs=1, batch=32),
+    }
+)
+"""24 px are 3 cells of both, at a stride of 8."""
+
+
+def test_networks_of_two_kinds_answer_in_one_package(memory_set, mlflow_uri, tmp_path):
+    """The mean of each kind counts the same, in logits and in evidence; told as such everywhere."""
+    dataset, said, heard = graded(memory_set), [], []
+    place = training.Place(mlflow_uri, "tests", "", Path("states").absolute())
+    world = open_world("cpu", 1, 0)
+
+    def progress(done, total, note):
+        heard.append((done, total))
+
+    trained = training.train(dataset, TWO_KINDS, place, world, progress, said.append)
+    dones, totals = zip(*heard, strict=True)
+    assert list(dones) == sorted(dones)  # one count through networks of different batches
+    assert (dones[-1], len(set(totals))) == (totals[-1], 1)
+    assert any(line.startswith("epoch 5/5") for line in said)
+    kept = store.open_client(mlflow_uri).get_run(trained.run_id)
+    assert kept.info.run_name == "g convnet+resnet18_small seed 4"
+    folder = download(mlflow_uri, trained.run_id, "package", tmp_path)
+    package = open_package(folder)
+    assert package.card.backbone == "convnet+resnet18_small"
+    notes = " ".join(package.card.notes)
+    assert "each counting the same: 2 of convnet and 1 of resnet18_small, seeds 4 to 6" in notes
+    rows = dataset.indices("tune")
+    ran = Runtime(package).run(dataset.pixels(rows))
+    apart = ran.logits - (ran.evidence.mean((2, 3)) + Runtime(package).bias)
+    assert np.abs(apart).max() < 1e-4
+    subject = put_together(
+        package, download(mlflow_uri, trained.run_id, "config/plan.yaml", tmp_path)
+    )
+    assert (subject.members, subject.views) == (3, "mirror")
+    assert subject.network.head.in_channels == 128
+
+
+def test_each_kind_counts_the_same():
+    members = [networks.build(PLAN.network, 2, 16).eval() for _ in range(3)]
+    pixels = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        alone = [member(pixels) for member in members]
+        together = answering(members, "one", (2, 1))(pixels)
+    for k in (0, 1):  # logits and evidence
+        wanted = (alone[0][k] + alone[1][k]) / 4 + alone[2][k] / 2
+        torch.testing.assert_close(together[k], wanted)
+    torch.testing.assert_close(together[2], torch.cat([one[2] for one in alone], 1))
+
+
+def test_maps_that_do_not_match_are_refused_before_anything_is_learned(memory_set):
+    beside = TWO_KINDS.beside.model_copy(update={"size": 48})
+    plan = TWO_KINDS.model_copy(update={"beside": beside})
+    heard = []
+    with pytest.raises(TrainingError, match=r"convnet 3 x 3, resnet18_small 6 x 6") as refused:
+        carried_out(memory_set(), plan, None, heard.append)
+    assert refused.value.where == "beside.size"
+    assert "beside.size=24" in refused.value.mend
+    assert heard == []
+
+
+def test_the_second_kind_goes_on_bit_for_bit(memory_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    beside = TWO_KINDS.beside.model_copy(update={"epochs": 2})
+    plan = TWO_KINDS.model_copy(update={"beside": beside})
+    dataset = graded(memory_set)
+
+    def broken(epoch, step, metrics):
+        if (epoch, step) == (6, 1):
+            raise ZeroDivisionError
+
+    begun = states.begun_with("r", plan, dataset.info, World())
+    with (
+        states.begin(Path("states"), begun, lambda _: None) as state,
+        pytest.raises(ZeroDivisionError),
+    ):
+        carried_out(dataset, plan, state, broken)
+    more = []
+    with states.reopen(Path("states"), begun, dataset.info, lambda _: None) as state:
+        resumed = carried_out(dataset, plan, state, lambda epoch, *_: more.append(epoch))
+    assert min(more) == 6
+    assert digest(resumed) == digest(carried_out(dataset, plan))
 
 
 def test_members_differ_only_in_their_seed(memory_set):

@@ -180,7 +180,10 @@ some_estimate = st.builds(
 def test_any_fingerprint_gives_a_valid_plan_that_reads_back(measured, timed, minutes, asked):
     decisions = decide(Facts(measured, minutes, asked, timed))
     plan = plan_of(decisions, NOTHING)
-    assert [decision.key for decision in decisions] == leaves()
+    second = bool(plan.beside.backbone)
+    lines = [key for key in leaves() if second or not key.startswith("beside.")]
+    assert [decision.key for decision in decisions if decision.key in lines] == lines
+    assert len(decisions) == len(lines) + (not second)
     assert all(decision.why for decision in decisions)
     text = render(decisions, measured, timed and timed.of(plan))
     assert settings.resolve(Plan, [settings.from_text(text, "plan.yaml")]) == plan
@@ -220,6 +223,59 @@ def test_an_imagenet_network_that_was_asked_for_sees_small_images_enlarged(size,
     plan, why = planned(size=size, given={"network.backbone": "efficientnet_lite0"})
     assert (plan.network.weights, plan.network.size) == ("imagenet", enlarged)
     assert why["network.backbone"].kind == "given"
+
+
+def test_small_pictures_get_a_second_kind_of_network():
+    plan, why = planned(size=28, region="whole", labels=(label(counts=(800, 280)),))
+    beside = plan.beside
+    assert (plan.network.backbone, beside.backbone) == ("convnet", "efficientnet_lite0")
+    # 28 px in 3 cells of convnet; 96 px in 3 cells of 32 px
+    assert (beside.weights, beside.size, beside.stride, beside.members) == ("imagenet", 96, 32, 1)
+    assert (beside.epochs, beside.batch, beside.rate) == (12, 32, 5.7e-4)
+    assert (plan.threads, beside.threads) == (1, 0)
+    # decided by the same rows as a network that is alone, on the facts of its own backbone
+    assert (plan.learning.balance, beside.balance) == ("none", "sampler")
+    assert "204" not in why["beside.average"].why
+    first, second = plan.kinds()
+    assert (first.network, first.learning) == (plan.network, plan.learning)
+    assert (second.network.views, second.learning.precision) == (
+        plan.network.views, plan.learning.precision
+    )  # fmt: skip
+    assert second.learning.epochs == 12
+    assert plan.backbones == "convnet+efficientnet_lite0"
+    assert [one.seed for one in plan.each()] == list(range(plan.network.members + 1))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"size": 28, "machine": BARE},  # no weights
+        {"size": 40},  # a map that lite0 would need 160 px for
+        {"size": 28, "labels": (label(counts=(20_000, 9_000)),)},  # enough to learn from
+        {"size": 320},
+        {"size": 28, "given": {"beside.backbone": ""}},
+    ],
+)
+def test_other_pictures_get_none(facts):
+    plan, why = planned(**{"region": "whole", **facts})
+    assert plan.beside.backbone == ""
+    assert len(plan.kinds()) == 1
+    assert "beside.rate" not in why  # what there is none of has no lines
+
+
+def test_a_second_kind_that_would_take_over_half_of_the_time_is_left_out():
+    slow = replace(estimate(image_s=0.005), beside=estimate(image_s=0.2))
+    few = {"size": 28, "region": "whole", "labels": (label(counts=(300, 100)),)}
+    plan, why = planned(timed=slow, minutes=30.0, **few)
+    assert (plan.beside.backbone, why["beside.backbone"].kind) == ("", "trial")
+    assert "of 30 min" in why["beside.backbone"].why
+    assert plan.network.members == 5  # the time is theirs
+    enough, _ = planned(timed=slow, minutes=60.0, **few)
+    assert enough.beside.backbone == "efficientnet_lite0"
+    # what it takes is taken from the networks of the first kind
+    less, _ = planned(timed=replace(slow, epochs=60), minutes=40.0, **few)
+    assert less.beside.backbone == "efficientnet_lite0"
+    assert replace(slow, epochs=60).of(less).total_s <= 60 * 40
 
 
 def test_a_gpu_carries_a_larger_network_and_batch():

@@ -141,6 +141,8 @@ def _built(plan: Plan, card: Card, tensors: Mapping[str, Tensor]) -> nn.Module |
     """Return the planned network with these weights; ``None`` if they don't fit."""
     columns = sum(len(output.columns) for output in card.outputs)
     members = [build(one.network, columns, card.size).eval() for one in plan.each()]
+    if len({member.cells(card.size) for member in members}) > 1:
+        return None
     counts = [kind.network.members for kind in plan.kinds()]
     whole = answering(members, plan.network.views, counts)
     shapes = {name: value.shape for name, value in whole.state_dict().items()}
