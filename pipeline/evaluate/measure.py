@@ -27,13 +27,13 @@ def measure(
     """Return the figures of a split.
 
     Keys of ``statistics``: ``auc/LABEL`` (DeLong; of the positive classes against the rest),
-    ``auc_by_patient/LABEL`` (patients resampled), ``sensitivity/LABEL`` and ``specificity/LABEL``
-    at the frozen operating point, ``sensitivity_NAME/LABEL`` and ``specificity_NAME/LABEL`` at
+    ``sensitivity/LABEL`` and ``specificity/LABEL`` at the frozen operating point, ``sensitivity_NAME/LABEL`` and ``specificity_NAME/LABEL`` at
     further ones, ``accuracy/LABEL``, ``brier/LABEL``, ``kappa/LABEL`` of grades, calibration as
     :func:`~pipeline.evaluate.measure_calibration.calibration_figures` says, where an operating point
     has two thresholds ``indeterminate/LABEL`` and of the others ``risk/LABEL``, and ``auc/official``
     and ``accuracy/official`` as MedMNIST scores them. What the split doesn't define is ``None`` with a
-    note. A label's figures are of the images whose label is known.
+    note. A label's figures are of the images whose label is known. Intervals take the images of one
+    patient together: those of areas by their clustered variance, those of proportions by a design effect.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ def measure(
     patients = int(np.unique(answers.patients).size)
     if patients < answers.indices.size:
         notes.append(
-            f"{answers.indices.size} images of {patients} patients: exact intervals of proportions "
-            "and DeLong's count images as independent; auc_by_patient resamples patients"
+            f"{answers.indices.size} images of {patients} patients: intervals take the images of one "
+            "patient together"
         )
     notes.append(f"scored through {answers.runtime}")
     refused = sum(info.refused.values())
@@ -90,23 +90,23 @@ def _of_label(
     answers: LabelAnswers, split: SplitAnswers, notes: list[str], *, ordinal: bool
 ) -> dict[str, Interval]:
     name = answers.label
-    areas = {
-        f"auc/{name}": statistics.delong(answers.positive, answers.probability),
-        f"auc_by_patient/{name}": patient_bootstrap(
-            answers.positive, answers.probability, split.patients[answers.rows]
-        ),
-    }
-    found = {key: _area(key, area, notes) for key, area in areas.items()}
-    found |= _at_operating_point(answers, notes)
-    right = int((answers.truth == answers.answer).sum())
-    found[f"accuracy/{name}"] = statistics.proportion(right, answers.truth.size)
+    whose = split.patients[answers.rows]
+    area = statistics.delong(answers.positive, answers.probability, patients=whose)
+    found = {f"auc/{name}": _area(f"auc/{name}", area, notes)}
+    found |= _at_operating_point(answers, whose, notes)
+    found[f"accuracy/{name}"] = _accuracy(answers, whose)
     values = answers.classes if answers.exclusive else answers.probability
     truth = answers.truth if answers.exclusive else answers.positive
     found[f"brier/{name}"] = _plain(statistics.brier(truth, values), "mean squared difference")
     found |= calibration_figures(answers, split, notes)
     if ordinal:
-        found[f"kappa/{name}"] = _kappa(answers, split.patients[answers.rows])
+        found[f"kappa/{name}"] = _kappa(answers, whose)
     return found
+
+
+def _accuracy(answers: LabelAnswers, patients: NDArray[np.str_]) -> Interval:
+    right = answers.truth == answers.answer
+    return statistics.share(right, right.astype(np.float64), patients)
 
 
 def _kappa(answers: LabelAnswers, patients: NDArray[np.str_]) -> Interval:
@@ -139,10 +139,10 @@ def _without_copies(
     fewer = without(answers, copies)
     found: dict[str, Interval] = {}
     for label in fewer.labels:
-        area = statistics.delong(label.positive, label.probability)
+        whose = fewer.patients[label.rows]
+        area = statistics.delong(label.positive, label.probability, patients=whose)
         found[f"auc/{label.label}"] = _area(f"auc_without_copies/{label.label}", area, notes)
-        right = int((label.truth == label.answer).sum())
-        found[f"accuracy/{label.label}"] = statistics.proportion(right, label.truth.size)
+        found[f"accuracy/{label.label}"] = _accuracy(label, whose)
     found |= _official(fewer, notes)
     return {key.replace("/", "_without_copies/", 1): value for key, value in found.items()}
 
@@ -162,47 +162,55 @@ def _left_out(answers: SplitAnswers) -> list[str]:
     return notes
 
 
-def _at_operating_point(answers: LabelAnswers, notes: list[str]) -> dict[str, Interval]:
+def _at_operating_point(
+    answers: LabelAnswers, patients: NDArray[np.str_], notes: list[str]
+) -> dict[str, Interval]:
     point, name = answers.point, answers.label
     if point is None:
         notes.append(f"{name} has no operating point: no sensitivity, no specificity")
         return {}
-    found = {f"{key}/{name}": interval for key, interval in _at(answers, point).items()}
+    found = {f"{key}/{name}": interval for key, interval in _at(answers, point, patients).items()}
     for key, interval in found.items():
         if interval.value is None:
             notes.append(f"{key}: undefined: a class is missing")
     for other in answers.points:
         if other.name != point.name:
-            more = _at(answers, other)
+            more = _at(answers, other, patients)
             found |= {f"{key}_{other.name}/{name}": value for key, value in more.items()}
     if point.low < point.high:
-        found |= {f"{key}/{name}": value for key, value in _band(answers, point).items()}
+        found |= {f"{key}/{name}": value for key, value in _band(answers, point, patients).items()}
     near = int((np.abs(answers.probability - point.high) <= NEAR).sum())
     if near:
         notes.append(f"{name}: {near} images lie within {NEAR:g} of the threshold")
     return found
 
 
-def _at(answers: LabelAnswers, point: OperatingPoint) -> dict[str, Interval]:
-    called, diseased = answers.probability >= point.high, answers.positive == 1
-    hit, spared = int((called & diseased).sum()), int((~called & ~diseased).sum())
+def _at(
+    answers: LabelAnswers, point: OperatingPoint, patients: NDArray[np.str_]
+) -> dict[str, Interval]:
+    called, scores = answers.probability >= point.high, answers.probability
+    ill, sound = answers.positive == 1, answers.positive == 0
     return {
-        "sensitivity": statistics.proportion(hit, int(diseased.sum())),
-        "specificity": statistics.proportion(spared, int((~diseased).sum())),
+        "sensitivity": statistics.share(called[ill], scores[ill], patients[ill]),
+        "specificity": statistics.share(~called[sound], scores[sound], patients[sound]),
     }
 
 
-def _band(answers: LabelAnswers, point: OperatingPoint) -> dict[str, Interval]:
+def _band(
+    answers: LabelAnswers, point: OperatingPoint, patients: NDArray[np.str_]
+) -> dict[str, Interval]:
     """Return how many stay without an answer, and how many of the others are wrong."""
     called, spared = answers.probability >= point.high, answers.probability < point.low
     diseased, between = answers.positive == 1, ~called & ~spared
-    wrong = int(((called & ~diseased) | (spared & diseased)).sum())
+    wrong = (called & ~diseased) | (spared & diseased)
+
+    def among(hits: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> Interval:
+        return statistics.share(hits[chosen], hits[chosen].astype(np.float64), patients[chosen])
+
     return {
-        "indeterminate": statistics.proportion(int(between.sum()), between.size),
-        "risk": statistics.proportion(wrong, int((~between).sum())),
-        "indeterminate_diseased": statistics.proportion(
-            int((between & diseased).sum()), int(between.sum())
-        ),
+        "indeterminate": among(between, np.ones_like(between)),
+        "risk": among(wrong, ~between),
+        "indeterminate_diseased": among(diseased, between),
     }
 
 
@@ -219,10 +227,12 @@ def _official(split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:
         }
     if len(split.labels) == 1:
         # the last column, whatever the card calls positive: BreastMNIST's class 1 is "normal"
-        last = only.classes[:, -1]
+        last, whose = only.classes[:, -1], split.patients[only.rows]
         right = statistics.official_accuracy(only.truth, last)
         return {
-            "auc/official": _area("auc/official", statistics.delong(only.truth, last), notes),
+            "auc/official": _area(
+                "auc/official", statistics.delong(only.truth, last, patients=whose), notes
+            ),
             "accuracy/official": statistics.proportion(
                 round(right * only.truth.size), only.truth.size
             ),

@@ -1,5 +1,7 @@
 """Figures of how far probabilities can be believed, of a split's answers, with the remarks they call for."""
 
+import numpy as np
+
 from data_schemas.card import Interval, PrevalenceRow
 from pipeline.evaluate import statistics
 from pipeline.evaluate.answers import LabelAnswers, SplitAnswers
@@ -26,7 +28,8 @@ def calibration_figures(
             f"{name}: calibration made its error worse on this split, by more than the interval: "
             f"{errors.before.value:.3f} before, {errors.after.value:.3f} after"
         )
-    share = statistics.proportion(int(answers.positive.sum()), answers.positive.size)
+    ill = answers.positive == 1
+    share = statistics.share(ill, ill.astype(np.float64), patients)
     return {
         f"prevalence/{name}": share,
         f"ece/{name}": errors.after,
@@ -56,7 +59,9 @@ def prevalence_figures(
         if not rows:
             continue
         found += rows
-        here = statistics.proportion(int(label.positive.sum()), label.positive.size)
+        whose = split.patients[label.rows]
+        ill = label.positive == 1
+        here = statistics.share(ill, ill.astype(np.float64), whose)
         then = rows[0].prevalence
         if here.low is not None and here.high is not None and not here.low <= then <= here.high:
             notes.append(

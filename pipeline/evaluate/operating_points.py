@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from data_schemas.card import OperatingPoint
 from data_schemas.errors import UsageError
 from data_schemas.plan import OperatingRule
-from pipeline.evaluate.statistics import clopper_pearson_lower
+from pipeline.evaluate.statistics import clopper_pearson_lower, design_effect
 
 CONFIDENCE = 0.95
 FALLBACK_THRESHOLD = 0.5
@@ -142,34 +141,6 @@ def further(
         else:
             notes.append(f"no point `{rule.name}`: {point.note.removesuffix(INSTEAD)}")
     return tuple(found), tuple(notes)
-
-
-def design_effect(scores: NDArray[np.floating[Any]], patients: NDArray[np.str_]) -> float:
-    """Return by how much images of the same patients count less than independent ones, >= 1.
-
-    1 + (m - 1) r (Kish 1965): r is the correlation of scores within patients, by analysis of
-    variance, at least 0; m is the mean over images of how many images their patient has. Scores
-    are ranked first: only their order decides what lies above a threshold.
-
-    Parameters
-    ----------
-    scores, patients
-        Of the images of one class, [N].
-    """
-    _, place, sizes = np.unique(np.asarray(patients), return_inverse=True, return_counts=True)
-    images, groups = place.size, sizes.size
-    if groups == images:
-        return 1.0
-    if groups == 1:  # how alike one patient's images are nobody can tell: they count as one
-        return float(images)
-    ranks = rankdata(np.asarray(scores, dtype=np.float64))
-    means = np.bincount(place, weights=ranks) / sizes
-    within = float(np.sum((ranks - means[place]) ** 2)) / (images - groups)
-    between = float(np.sum(sizes * (means - ranks.mean()) ** 2)) / (groups - 1)
-    usual = (images - float(np.sum(sizes**2)) / images) / (groups - 1)
-    spread = between + (usual - 1) * within
-    alike = max((between - within) / spread, 0.0) if spread > 0 else 0.0
-    return 1.0 + (float(np.sum(sizes**2)) / images - 1.0) * min(alike, 1.0)
 
 
 def _stands(point: OperatingPoint, rule: OperatingRule) -> bool:

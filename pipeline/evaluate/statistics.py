@@ -82,17 +82,66 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     return low, high
 
 
-def proportion(count: int, total: int) -> Interval:
-    """Return a proportion with its exact interval and its counts; ``None`` of nothing."""
-    low, high = clopper_pearson(count, total)
+def design_effect(scores: NDArray[np.floating[Any]], patients: NDArray[np.str_]) -> float:
+    """Return by how much images of the same patients count less than independent ones, >= 1.
+
+    1 + (m - 1) r (Kish 1965): r is the correlation of scores within patients, by analysis of
+    variance, at least 0; m is the mean over images of how many images their patient has. Scores
+    are ranked first: only their order decides what lies above a threshold.
+
+    Parameters
+    ----------
+    scores, patients
+        Of the images of one class, [N].
+    """
+    _, place, sizes = np.unique(np.asarray(patients), return_inverse=True, return_counts=True)
+    images, groups = place.size, sizes.size
+    if groups == images:
+        return 1.0
+    if groups == 1:  # how alike one patient's images are nobody can tell: they count as one
+        return float(images)
+    ranks = rankdata(np.asarray(scores, dtype=np.float64))
+    means = np.bincount(place, weights=ranks) / sizes
+    within = float(np.sum((ranks - means[place]) ** 2)) / (images - groups)
+    between = float(np.sum(sizes * (means - ranks.mean()) ** 2)) / (groups - 1)
+    usual = (images - float(np.sum(sizes**2)) / images) / (groups - 1)
+    spread = between + (usual - 1) * within
+    alike = max((between - within) / spread, 0.0) if spread > 0 else 0.0
+    return 1.0 + (float(np.sum(sizes**2)) / images - 1.0) * min(alike, 1.0)
+
+
+def proportion(count: int, total: int, effect: float = 1.0) -> Interval:
+    """Return a proportion with its exact interval and its counts; ``None`` of nothing.
+
+    ``effect`` is by how much the images count less than independent ones (:func:`design_effect`):
+    the interval is that of counts divided by it (Korn & Graubard 1998).
+    """
+    low, high = clopper_pearson(count / effect, total / effect)
+    clustered = f", {total} images count as {total / effect:.1f}: several are of one patient"
     return Interval(
         value=count / total if total else None,
         low=known(low),
         high=known(high),
-        method="Clopper-Pearson",
+        method="Clopper-Pearson" + (clustered if effect > 1 else ""),
         numerator=count,
         denominator=total,
     )
+
+
+def share(hits: NDArray[np.bool_], scores: Floats, patients: NDArray[np.str_]) -> Interval:
+    """Return the share of hits with an interval that takes the images of one patient together.
+
+    Parameters
+    ----------
+    hits
+        [N].
+    scores
+        What the hits follow from, [N]: it tells how alike a patient's images are
+        (:func:`design_effect`).
+    patients
+        Whose images these are, [N].
+    """
+    return proportion(int(hits.sum()), hits.size, design_effect(scores, patients))
 
 
 def known(value: float) -> float | None:
@@ -124,20 +173,42 @@ def auc(labels: Integers, scores: Floats) -> float:
     return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def delong(labels: Integers, scores: Floats, level: float = 0.95) -> AucInterval:
+def delong(
+    labels: Integers,
+    scores: Floats,
+    level: float = 0.95,
+    patients: NDArray[np.str_] | None = None,
+) -> AucInterval:
     """Return AUC with DeLong's variance by midranks (Sun & Xu 2014) and a logit-scale interval.
+
+    Where patients have several images, the variance is that of clustered data (Obuchowski 1997): two
+    eyes of one person are not two observations.
 
     With AUC 1 the variance is 0 and says nothing: the lower limit is then
     ``((1 - level) / 2) ** (1 / min(m, n))``, the smallest AUC-like proportion that the scarcer
     class can't exclude, and ``note`` says so (AUC 0 is its mirror image).
+
+    Parameters
+    ----------
+    labels
+        0 or 1, [N].
+    scores
+        Larger means more likely 1, [N].
+    level
+        Of the interval.
+    patients
+        Whose images these are, [N]; ``None``: each of another patient.
     """
-    method = "DeLong, logit"
+    names = np.arange(len(labels)) if patients is None else np.asarray(patients)
+    whose = np.unique(names, return_inverse=True)[1]
+    clustered = whose.size > 0 and int(whose.max()) + 1 < whose.size
+    method = "DeLong by patient, logit" if clustered else "DeLong, logit"
     truth, values = _two_classes(labels, scores)
     area = auc(labels, scores)
     if math.isnan(area):
         return AucInterval(area, area, area, area, method, "undefined: a class is missing")
-    fewest = min(int(truth.sum()), int((~truth).sum()))
-    error = math.sqrt(_delong_variance(truth, values)) if fewest > 1 else math.nan
+    fewest = min(np.unique(whose[own]).size for own in (truth, ~truth))
+    error = math.sqrt(_delong_variance(truth, values, whose)) if fewest > 1 else math.nan
     limit = ((1 - level) / 2) ** (1 / fewest)
     if area == 1.0:
         note = "the classes are fully separated: the lower limit is that of an exact proportion"
@@ -146,7 +217,7 @@ def delong(labels: Integers, scores: Floats, level: float = 0.95) -> AucInterval
         note = "the classes are fully separated, in the wrong order"
         return AucInterval(area, 0.0, 1 - limit, 0.0, "separated", note)
     if not error > 0:
-        note = "no interval: " + ("a class has one image" if fewest == 1 else "the variance is 0")
+        note = "no interval: " + ("a class has one patient" if fewest == 1 else "the variance is 0")
         return AucInterval(area, math.nan, math.nan, error, method, note)
     centre = math.log(area / (1 - area))
     reach = float(norm.ppf((1 + level) / 2)) * error / (area * (1 - area))
@@ -346,16 +417,25 @@ def roc_curve(labels: Integers, scores: Floats) -> tuple[Floats, Floats]:
         return np.append(0.0, alarms / alarms[-1]), np.append(0.0, hits / hits[-1])
 
 
-def _delong_variance(truth: NDArray[np.bool_], values: Floats) -> float:
+def _delong_variance(truth: NDArray[np.bool_], values: Floats, whose: NDArray[np.intp]) -> float:
     positives, negatives = values[truth], values[~truth]
     together = rankdata(values)
     # structural components: each case's share of the other class that it beats
     of_positives = (together[truth] - rankdata(positives)) / negatives.size
     of_negatives = 1 - (together[~truth] - rankdata(negatives)) / positives.size
-    return float(
-        np.var(of_positives, ddof=1) / positives.size
-        + np.var(of_negatives, ddof=1) / negatives.size
-    )
+    # one sum for each patient of what each of his images is off the mean: of one image each, these are
+    # the components themselves, and no patient is in both classes
+    count = int(whose.max()) + 1
+    area = float(of_positives.mean())
+    sums = [
+        np.bincount(whose[own], weights=parts - area, minlength=count) / parts.size
+        for own, parts in ((truth, of_positives), (~truth, of_negatives))
+    ]
+    ill, sound = (np.unique(whose[own]).size for own in (truth, ~truth))
+    variance = float(sums[0] @ sums[0]) * ill / (ill - 1)
+    variance += float(sums[1] @ sums[1]) * sound / (sound - 1)
+    both = 2 * float(sums[0] @ sums[1])
+    return max(0.0, variance + (both * count / (count - 1) if both else 0.0))
 
 
 def _two_classes(labels: Integers, scores: Floats) -> tuple[NDArray[np.bool_], Floats]:

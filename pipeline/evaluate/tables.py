@@ -59,8 +59,9 @@ def classes(answers: SplitAnswers) -> Table:
     for label in answers.labels:
         for number, name in enumerate(label.output.classes):
             own, said = label.truth == number, label.answer == number
-            found = statistics.proportion(int((own & said).sum()), int(own.sum()))
-            area = statistics.delong(own.astype(np.int64), label.classes[:, number])
+            whose, scores = answers.patients[label.rows], label.classes[:, number]
+            found = statistics.share(said[own], scores[own], whose[own])
+            area = statistics.delong(own.astype(np.int64), scores, patients=whose)
             rows.append(
                 (
                     *(label.label, name, int(own.sum()), int(said.sum()), found.numerator),
@@ -98,16 +99,17 @@ def _figures(
     label: LabelAnswers, chosen: NDArray[np.bool_], answers: SplitAnswers
 ) -> Iterator[Any]:
     truth, probability = label.positive[chosen], label.probability[chosen]
-    yield int(np.unique(answers.patients[label.rows[chosen]]).size)
+    whose = answers.patients[label.rows[chosen]]
+    yield int(np.unique(whose).size)
     yield int(truth.size)
     yield int(truth.sum())
-    yield with_limits(_interval(statistics.delong(truth, probability)))
+    yield with_limits(_interval(statistics.delong(truth, probability, patients=whose)))
     if label.point is None:
         yield from ("no operating point",) * 2
         return
     called = probability >= label.point.high
     for wanted, said in ((truth == 1, called), (truth == 0, ~called)):
-        yield with_limits(statistics.proportion(int((wanted & said).sum()), int(wanted.sum())))
+        yield with_limits(statistics.share(said[wanted], probability[wanted], whose[wanted]))
 
 
 def _interval(area: statistics.AucInterval) -> Interval:

@@ -238,11 +238,48 @@ def _eyes():
     return np.array(labels), np.array(scores), np.array(patients)
 
 
+def test_the_same_eye_twice_says_nothing_more():
+    """Every image doubled under its own patient: area, error and proportions stay as they were."""
+    generator = np.random.default_rng(5)
+    labels = generator.integers(0, 2, 60)
+    scores = labels + generator.normal(0, 1.2, 60)
+    patients = np.arange(60).astype(str)
+    once = statistics.delong(labels, scores)
+    twice = statistics.delong(np.tile(labels, 2), np.tile(scores, 2), patients=np.tile(patients, 2))
+    assert twice.value == pytest.approx(once.value)
+    assert twice.standard_error == pytest.approx(once.standard_error, rel=0.01)
+    naive = statistics.delong(np.tile(labels, 2), np.tile(scores, 2))
+    assert naive.standard_error < 0.75 * once.standard_error
+    hits = scores > 0.5
+    one = statistics.share(hits, scores, patients)
+    two = statistics.share(np.tile(hits, 2), np.tile(scores, 2), np.tile(patients, 2))
+    assert (two.low, two.high) == (pytest.approx(one.low), pytest.approx(one.high))
+    assert (two.numerator, two.denominator) == (2 * one.numerator, 120)
+    assert "120 images count as 60.0" in two.method
+    assert one.method == "Clopper-Pearson"
+
+
+def test_patients_separated_in_full_count_as_patients():
+    labels, scores = np.repeat([0, 1], 8), np.repeat([0.1, 0.9], 8)
+    patients = np.repeat(["a", "b", "c", "d"], 4)
+    found = statistics.delong(labels, scores, patients=patients)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(
+        0.025 ** (1 / 2)
+    )  # two patients of each class, not eight images
+
+
 def test_patients_not_eyes_are_resampled():
     labels, scores, patients = _eyes()
     naive = statistics.delong(labels, scores)
     assert naive.value == pytest.approx(0.916667, abs=TOLERANCE)
     assert naive.standard_error == pytest.approx(0.075277, abs=TOLERANCE)
+    by_patient = statistics.delong(labels, scores, patients=patients)
+    assert (by_patient.value, by_patient.method) == (naive.value, "DeLong by patient, logit")
+    assert by_patient.standard_error == pytest.approx(0.0873, abs=5e-5)  # Obuchowski 1997
+    assert by_patient.low < naive.low
+    each = np.arange(len(labels)).astype(str)
+    assert statistics.delong(labels, scores, patients=each) == naive
     clustered = bootstrap.patient_bootstrap(labels, scores, patients, replicates=4000)
     assert clustered.value == naive.value
     # Obuchowski's clustered error is 0.0873; the bootstrap of so few patients lies just below
