@@ -271,7 +271,10 @@ def test_a_second_kind_that_would_take_over_half_of_the_time_is_left_out():
     assert "of 30 min" in why["beside.backbone"].why
     assert plan.network.members == 5  # the time is theirs
     enough, _ = planned(timed=slow, minutes=60.0, **few)
-    assert enough.beside.backbone == "efficientnet_lite0"
+    assert (enough.beside.backbone, enough.beside.members) == ("efficientnet_lite0", 1)
+    two, why = planned(timed=slow, minutes=90.0, **few)
+    assert (two.beside.members, why["beside.members"].kind) == (2, "trial")
+    assert slow.of(two).total_s <= 60 * 90
     # what it takes is taken from the networks of the first kind
     less, _ = planned(timed=replace(slow, epochs=60), minutes=40.0, **few)
     assert less.beside.backbone == "efficientnet_lite0"

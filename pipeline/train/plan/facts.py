@@ -76,9 +76,9 @@ class Facts:
 
     @property
     def beside_minutes(self) -> float:
-        """How long the networks of another kind take, minutes; 0: not tried."""
+        """How long one network of another kind takes, minutes; 0: not tried."""
         other = self.estimate.beside if self.estimate else None
-        return other.networks_s / 60 if other else 0.0
+        return other.networks_s / other.members / 60 if other else 0.0
 
     @property
     def size(self) -> int:

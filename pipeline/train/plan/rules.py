@@ -103,7 +103,7 @@ FEW_TINY = When(
     ),
 )
 BESIDE_TOO_SLOW = When(
-    "they would take over half of the time",
+    "one would take over half of the time",
     lambda f: f.beside_minutes > f.minutes / 2,
 )
 LONG = When("2,000 steps or more", lambda f: f.steps >= 2000)
@@ -128,6 +128,10 @@ TOO_LARGE = When(
         f.estimate and 0 < f.estimate.memory.largest_batch(f.estimate.available_bytes) < f.batch
     ),
 )
+TIME_FOR_TWO = When(
+    "half of the time allows two",
+    lambda f: 0 < MOST_BESIDE * f.beside_minutes <= f.minutes / 2,
+)
 TIME_FOR_MORE = When(
     "the time allows more networks",
     # a speed of nought was not measured: not even one step is sure to fit
@@ -137,6 +141,7 @@ TIME_FOR_MORE = When(
 # ---------------------------------------------------------------- formulas
 
 MOST_SMALL_MEMBERS = 5
+MOST_BESIDE = 2
 
 
 def times_each(f: Facts, each: float, fewest: int, most: int) -> int:
@@ -161,7 +166,9 @@ def usual_epochs(f: Facts) -> int:
 def room_s(f: Facts) -> float:
     """Return the seconds that networks of the first kind may take together."""
     assert f.estimate is not None  # noqa: S101 - its condition says so
-    beside = 0.0 if BESIDE_TOO_SLOW.holds(f) else 60 * f.beside_minutes
+    other = f.estimate.beside
+    count = max(other.members, MOST_BESIDE if TIME_FOR_TWO.holds(f) else 1) if other else 0
+    beside = 0.0 if BESIDE_TOO_SLOW.holds(f) else 60 * f.beside_minutes * count
     return 60 * f.minutes - f.estimate.around_s - beside
 
 
@@ -347,11 +354,13 @@ RULES: tuple[Rule, ...] = (
     Rule("learning.checkpoint_minutes", "fixed", ALWAYS, 5.0, "that much is lost at most when it is killed"),
     # a second kind of network
     Rule("beside.backbone", "trial", FEW_TINY & BESIDE_TOO_SLOW, "",
-         "networks from ImageNet would take {f.beside_minutes:.0f} of {f.minutes:g} min"),
+         "a network from ImageNet would take {f.beside_minutes:.0f} of {f.minutes:g} min"),
     Rule("beside.backbone", "rule", FEW_TINY, "efficientnet_lite0",
          "alone no better than the small ones, but it errs elsewhere: together they answer better than either"),
     Rule("beside.backbone", "fixed", ALWAYS, "", "none: all networks are of one kind"),
-    Rule("beside.members", "fixed", ALWAYS, 1, "from ImageNet, seeds differ little"),
+    Rule("beside.members", "trial", TIME_FOR_TWO, MOST_BESIDE,
+         "one takes {f.beside_minutes:.1f} min, half of {f.minutes:g} are allowed; they, too, differ from seed to seed"),
+    Rule("beside.members", "rule", ALWAYS, 1, "half of the time allows no more"),
     Rule("beside.size", "rule", ALWAYS, Computed("32 px for each cell of the others' map", lambda f: 32 * f.cells),
          "{value} px make an evidence map of {f.cells} x {f.cells} cells, as the others' is"),
     Rule("beside.epochs", "rule", ALWAYS, Computed("12, at most 30,000 images seen in all, at least 2", lambda f: max(2, min(12, round(30_000 / max(1, f.train))))),
