@@ -13,7 +13,7 @@ from pipeline.train import augment, judge, labels, networks, weights
 from pipeline.train.batches import Order, TrainingBatches, in_order
 from pipeline.train.compiling import compiled
 from pipeline.train.ensemble import AnyNetwork, answering
-from pipeline.train.faults import naming_the_batch
+from pipeline.train.faults import BATCHES, naming_the_batch, naming_the_kind
 from pipeline.train.keeping import keeper
 from pipeline.train.labels import Floats, Ints
 from pipeline.train.loop import Fitted, Metrics, Training, fit
@@ -65,7 +65,9 @@ def train_network(
         network, licence = build_network(own, world)
         heard = partial(_after, track, earlier)
         below = state.of_member(number) if state is not None and len(plans) > 1 else state
-        fits.append(learn(network, own, world, heard, below, say))
+        key = BATCHES[number >= plan.network.members]
+        with naming_the_kind(seeded, world, key):
+            fits.append(learn(network, own, world, heard, below, say))
         members.append(network)
         licences.append(licence)
         earlier += seeded.learning.epochs

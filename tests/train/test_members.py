@@ -19,6 +19,7 @@ from pipeline.train import run as training
 from pipeline.train import state as states
 from pipeline.train.ensemble import answering
 from pipeline.train.look.subject import put_together
+from pipeline.train.plan import room
 from pipeline.train.task import prepare
 from pipeline.train.world import World, open_world
 
@@ -174,6 +175,31 @@ def test_maps_that_do_not_match_are_refused_before_anything_is_learned(memory_se
     assert refused.value.where == "beside.size"
     assert "beside.size=24" in refused.value.mend
     assert heard == []
+
+
+def test_want_of_memory_names_the_batch_of_its_kind(memory_set, monkeypatch):
+    dataset, learn = memory_set(), learning.learn
+
+    def starved(network, task, *rest):
+        if task.plan.network.backbone == "resnet18_small":
+            raise MemoryError
+        return learn(network, task, *rest)
+
+    monkeypatch.setattr(learning, "learn", starved)
+    with pytest.raises(TrainingError, match="batch 32 did not fit into memory: try 16") as found:
+        carried_out(dataset, TWO_KINDS)
+    assert found.value.where == "beside.batch"
+    assert found.value.mend.startswith("--set beside.batch=16")
+    # and before the start, where it is plain to see
+    many = TWO_KINDS.model_copy(
+        update={"beside": TWO_KINDS.beside.model_copy(update={"batch": 65_536})}
+    )
+    monkeypatch.setattr(room, "memory_for", lambda _: 8 * 2**30)
+    with pytest.raises(TrainingError, match="batch 65536 needs") as found:
+        room.refuse_without_room(many, dataset, World(), 1)
+    assert found.value.where == "beside.batch"
+    assert found.value.mend.startswith("try beside.batch ")
+    room.refuse_without_room(TWO_KINDS, dataset, World(), 1)
 
 
 def test_the_second_kind_goes_on_bit_for_bit(memory_set, tmp_path, monkeypatch):
