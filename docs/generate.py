@@ -79,7 +79,8 @@ def rules_page() -> str:
     head = (
         "# Rules of the plan\n\nFor each key the rows are tried from top to bottom; the first whose "
         "condition holds decides; `{...}` stands for a measured fact. How they are used: [the plan]"
-        "(../plan.md). They stand in `pipeline/train/plan/rules.py`.\n\n"
+        "(../plan.md). They stand in `pipeline/train/plan/rules.py`. A key of `beside` without a row "
+        "is decided by those of the same key in `network` and `learning`.\n\n"
     )
     return HEAD + head + "\n".join(lines) + "\n"
 
