@@ -95,7 +95,7 @@ class Learning(Part):
 class Beside(Part):
     """Networks of another kind in the same ensemble; what isn't here is as in `network` and `learning`."""
 
-    backbone: str = Field(default="", description="their backbone; empty: there are none")
+    backbone: str = Field(default="none", description="their backbone; none: there are none")
     members: int = Field(
         default=1,
         ge=1,
@@ -233,7 +233,7 @@ class Plan(Document):
     def kinds(self) -> tuple["Plan", ...]:
         """Return the plan of each kind of network in the ensemble, as if it were alone: one or two."""
         alone = self.model_copy(update={"beside": Beside()})
-        if not self.beside.backbone:
+        if self.beside.backbone == "none":
             return (alone,)
         own = {name: getattr(self.beside, name) for name in Beside.model_fields}
         network = {name: own[name] for name in own if name in NetworkPlan.model_fields}

@@ -87,7 +87,7 @@ def search(
         If MLflow can't be used.
     """
     # a trial is one network: several of them, and folds, would only cost time
-    alone = with_settings(plan, {"network.members": 1, "beside.backbone": "", "folds": 0})
+    alone = with_settings(plan, {"network.members": 1, "beside.backbone": "none", "folds": 0})
     task = prepare(dataset, alone)
     world = open_world(plan.device, plan.threads, plan.seed)
     root = (place.state or Path()) / "search"

@@ -180,7 +180,7 @@ some_estimate = st.builds(
 def test_any_fingerprint_gives_a_valid_plan_that_reads_back(measured, timed, minutes, asked):
     decisions = decide(Facts(measured, minutes, asked, timed))
     plan = plan_of(decisions, NOTHING)
-    second = bool(plan.beside.backbone)
+    second = plan.beside.backbone != "none"
     lines = [key for key in leaves() if second or not key.startswith("beside.")]
     assert [decision.key for decision in decisions if decision.key in lines] == lines
     assert len(decisions) == len(lines) + (not second)
@@ -253,12 +253,12 @@ def test_small_pictures_get_a_second_kind_of_network():
         {"size": 40},  # a map that lite0 would need 160 px for
         {"size": 28, "labels": (label(counts=(20_000, 9_000)),)},  # enough to learn from
         {"size": 320},
-        {"size": 28, "given": {"beside.backbone": ""}},
+        {"size": 28, "given": {"beside.backbone": "none"}},
     ],
 )
 def test_other_pictures_get_none(facts):
     plan, why = planned(**{"region": "whole", **facts})
-    assert plan.beside.backbone == ""
+    assert plan.beside.backbone == "none"
     assert len(plan.kinds()) == 1
     assert "beside.rate" not in why  # what there is none of has no lines
 
@@ -267,7 +267,7 @@ def test_a_second_kind_that_would_take_over_half_of_the_time_is_left_out():
     slow = replace(estimate(image_s=0.005), beside=estimate(image_s=0.2))
     few = {"size": 28, "region": "whole", "labels": (label(counts=(300, 100)),)}
     plan, why = planned(timed=slow, minutes=30.0, **few)
-    assert (plan.beside.backbone, why["beside.backbone"].kind) == ("", "trial")
+    assert (plan.beside.backbone, why["beside.backbone"].kind) == ("none", "trial")
     assert "of 30 min" in why["beside.backbone"].why
     assert plan.network.members == 5  # the time is theirs
     enough, _ = planned(timed=slow, minutes=60.0, **few)

@@ -62,17 +62,15 @@ class Facts:
     minutes_given: bool = False  # somebody asked for it, so that the plan is shortened to it
     estimate: Estimate | None = None
     chosen: dict[str, Any] = field(default_factory=dict)
+    cells: int = 0  # side of the evidence map that these networks must make; 0: any
 
     def of_beside(self, backbone: str) -> "Facts":
         """Return the facts by which networks of another kind are decided on, as if they were alone."""
         common = {key: value for key, value in self.chosen.items() if "." not in key}
         grades = {"learning.grades": self.chosen["learning.grades"]}
-        return replace(self, chosen={**common, **grades, "network.backbone": backbone})
-
-    @property
-    def cells(self) -> int:
-        """Side of the evidence map that ``convnet`` makes of the stored images."""
-        return max(1, self.size // 8)
+        chosen = {**common, **grades, "network.backbone": backbone}
+        cells = max(1, self.input_size // self.chosen["network.stride"])
+        return replace(self, chosen=chosen, cells=cells)
 
     @property
     def beside_minutes(self) -> float:

@@ -353,11 +353,11 @@ RULES: tuple[Rule, ...] = (
          "{f.tune} tuning images are enough to stop on"),
     Rule("learning.checkpoint_minutes", "fixed", ALWAYS, 5.0, "that much is lost at most when it is killed"),
     # a second kind of network
-    Rule("beside.backbone", "trial", FEW_TINY & BESIDE_TOO_SLOW, "",
+    Rule("beside.backbone", "trial", FEW_TINY & BESIDE_TOO_SLOW, "none",
          "a network from ImageNet would take {f.beside_minutes:.0f} of {f.minutes:g} min"),
     Rule("beside.backbone", "rule", FEW_TINY, "efficientnet_lite0",
          "alone no better than the small ones, but it errs elsewhere: together they answer better than either"),
-    Rule("beside.backbone", "fixed", ALWAYS, "", "none: all networks are of one kind"),
+    Rule("beside.backbone", "fixed", ALWAYS, "none", "all networks are of one kind"),
     Rule("beside.members", "trial", TIME_FOR_TWO, MOST_BESIDE,
          "one takes {f.beside_minutes:.1f} min, half of {f.minutes:g} are allowed; they, too, differ from seed to seed"),
     Rule("beside.members", "rule", ALWAYS, 1, "half of the time allows no more"),
@@ -447,7 +447,7 @@ def decide(facts: Facts, given: dict[str, Any] | None = None) -> tuple[Decision,
         facts.chosen[key] = decision.value
         if within and other:
             other.chosen[twin_of(key)] = decision.value
-        if key == "beside.backbone" and decision.value:
+        if key == "beside.backbone" and decision.value != "none":
             other = facts.of_beside(decision.value)
         decisions.append(decision)
     return tuple(decisions)
