@@ -20,10 +20,12 @@ MOST_LABELS = 24
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart in any colour vision
 
 
-def learning_curves(history: Sequence[dict[str, float]], best_epoch: int) -> Figure:
-    """Draw loss, tune AUC and learning rate by epoch."""
+def learning_curves(history: Sequence[dict[str, float]], kept: Sequence[int]) -> Figure:
+    """Draw loss, tune AUC and learning rate by epoch; ``kept``: the epochs kept, one for each network."""
     figure, axes = _figure(3)
     epochs = np.arange(1, len(history) + 1)
+    one = len(kept) == 1
+    label = f"kept: epoch {kept[0]}" if one else f"kept: one epoch of each of {len(kept)} networks"
     for axis, names, title in (
         (axes[0], ("train/loss", "tune/loss"), "loss"),
         (axes[1], ("tune/auc", "tune/accuracy"), "tune split"),
@@ -32,7 +34,8 @@ def learning_curves(history: Sequence[dict[str, float]], best_epoch: int) -> Fig
         for name, colour in zip(names, (BLUE, ORANGE), strict=False):
             values = [row.get(name, np.nan) for row in history]
             axis.plot(epochs, values, ".-", color=colour, label=name)
-        axis.axvline(best_epoch, color=GREY, linestyle=":", label=f"kept: epoch {best_epoch}")
+        for k, epoch in enumerate(kept):
+            axis.axvline(epoch, color=GREY, linestyle=":", label="" if k else label)
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(fontsize=8)

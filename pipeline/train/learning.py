@@ -92,6 +92,7 @@ def train_network(
         sum(fit.epochs for fit in fits),
         any(fit.stopped_early for fit in fits),
         tuple(metrics for fit in fits for metrics in fit.history),
+        tuple(sum(one.epochs for one in fits[:k]) + fit.best_epoch for k, fit in enumerate(fits)),
     )
     return Learned(together, fitted, licence, tuple(notes))
 

@@ -48,13 +48,17 @@ class Epochs(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a fit went. The network itself holds the weights of ``best_epoch``, the one that was kept."""
+    """How a fit went. The network itself holds the weights of ``best_epoch``, the one that was kept.
+
+    ``kept`` are the places in ``history``, from 1, of the epochs that were kept: one for each network.
+    """
 
     best_epoch: int
     best: Metrics
     epochs: int
     stopped_early: bool
     history: tuple[Metrics, ...]
+    kept: tuple[int, ...]
 
 
 def _whole(batch: Any, _epoch: int, _step: int) -> Iterable[Any]:
@@ -172,7 +176,7 @@ def fit(
     network.eval()
     epochs, best = training.epoch - 1, training.best_epoch
     history = tuple(training.history)
-    return Fitted(best, history[best - 1], epochs, epochs < learning.epochs, history)
+    return Fitted(best, history[best - 1], epochs, epochs < learning.epochs, history, (best,))
 
 
 def build_optimiser(

@@ -43,7 +43,7 @@ def log_pages(
     fitted: Fitted,
 ) -> dict[str, Figure]:
     """Draw and store the run's figures; return those of its page."""
-    learning = figures.learning_curves(fitted.history, fitted.best_epoch)
+    learning = figures.learning_curves(fitted.history, fitted.kept)
     run.log_figure(learning, "figures/learning.png")
     splits = {str(split): rows for split, rows in task.rows.items()}
     counts = figures.class_counts(task.head.outputs, task.targets, splits)
@@ -121,12 +121,15 @@ def not_judged(
     alarms = len(found) - missed
     early = ", stopped early" if fitted.stopped_early else ""
     chose = "which chose epoch" if task.plan.learning.keep == "best" else "kept at epoch"
+    chosen = f"{chose} {fitted.best_epoch} of {fitted.epochs}"
+    if len(fitted.kept) > 1:
+        chosen = f"of {len(fitted.kept)} networks and {fitted.epochs} epochs in all"
     ece = calibrated.metrics.get("calibration/ece")
     error = "" if ece is None else f"; calibration error (ECE) {ece:.3f}"
     remarks = f"{count(len(card.notes), 'remark')}." if card.notes else "no remarks."
     return Review(
         good=f"Not judged on the test split yet. Tune AUC {fitted.best.get('tune/auc', math.nan):.3f}, "
-        f"{chose} {fitted.best_epoch} of {fitted.epochs}{early}",
+        f"{chosen}{early}",
         sure=f"{calibrated.split} split ({count(point.images, 'image')}, {point.positives} positive): "
         f"sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}{error}",
         whom=f"trained on {count(len(task.rows['train']), 'image')} ({_positives(task, 'train')} positive), "

@@ -111,6 +111,8 @@ def test_a_training_of_several_networks_goes_on_bit_for_bit(
     assert digest(resumed) == digest(whole)
     assert resumed.fitted.best == whole.fitted.best
     assert resumed.fitted.epochs == 4
+    first, second = resumed.fitted.kept  # places in the history of both
+    assert 1 <= first <= 2 < second <= 4
     assert said[0].startswith("network 1: goes on in epoch")
 
 
