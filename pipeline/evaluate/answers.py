@@ -42,6 +42,12 @@ class LabelAnswers:
         return self.output.label
 
     @property
+    def for_truth(self) -> NDArray[np.float64]:
+        """Return the probability that each image's true class was given, [N]."""
+        given: NDArray[np.float64] = self.classes[np.arange(self.truth.size), self.truth]
+        return given
+
+    @property
     def exclusive(self) -> bool:
         """Return whether the label has exclusive classes and not one yes or no."""
         return len(self.output.columns) > 1

@@ -149,5 +149,6 @@ def _percentiles(point: float, areas: Floats, method: str) -> AucInterval:
     error = float(np.std(usable, ddof=1))
     notes = [f"{lost} draws lacked a class"] if lost else []
     if error == 0:
-        notes.append("every draw gave the same area: the interval says nothing")
+        low = high = math.nan
+        notes.append("no interval: every draw gave the same area")
     return AucInterval(point, float(low), float(high), error, method, "; ".join(notes))

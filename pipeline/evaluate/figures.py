@@ -62,7 +62,7 @@ def roc(answers: SplitAnswers, evaluation: Evaluation) -> "Figure":
     if axes.get_legend_handles_labels()[1]:
         known = sum(area.value is not None for area in areas.values())
         others = f", {len(named)} of {known} labels" if known > len(named) else ""
-        title = f"AUC (95 % by DeLong){others}"
+        title = f"AUC (95 %, by patient){others}"
         axes.legend(loc="lower right", fontsize=8, title=title, title_fontsize=8)
     else:
         axes.text(0.5, 0.5, "undefined: a class is missing", ha="center")

@@ -27,8 +27,8 @@ def measure(
     """Return the figures of a split.
 
     Keys of ``statistics``: ``auc/LABEL`` (DeLong; of the positive classes against the rest),
-    ``sensitivity/LABEL`` and ``specificity/LABEL`` at the frozen operating point, ``sensitivity_NAME/LABEL`` and ``specificity_NAME/LABEL`` at
-    further ones, ``accuracy/LABEL``, ``brier/LABEL``, ``kappa/LABEL`` of grades, calibration as
+    ``sensitivity/LABEL`` and ``specificity/LABEL`` at the frozen operating point,
+    ``sensitivity_NAME/LABEL`` and ``specificity_NAME/LABEL`` at further ones, ``accuracy/LABEL``, ``brier/LABEL``, ``kappa/LABEL`` of grades, calibration as
     :func:`~pipeline.evaluate.measure_calibration.calibration_figures` says, where an operating point
     has two thresholds ``indeterminate/LABEL`` and of the others ``risk/LABEL``, and ``auc/official``
     and ``accuracy/official`` as MedMNIST scores them. What the split doesn't define is ``None`` with a
@@ -94,7 +94,7 @@ def _of_label(
     area = statistics.delong(answers.positive, answers.probability, patients=whose)
     found = {f"auc/{name}": _area(f"auc/{name}", area, notes)}
     found |= _at_operating_point(answers, whose, notes)
-    found[f"accuracy/{name}"] = _accuracy(answers, whose)
+    found[f"accuracy/{name}"] = share_right(answers, whose)
     values = answers.classes if answers.exclusive else answers.probability
     truth = answers.truth if answers.exclusive else answers.positive
     found[f"brier/{name}"] = _plain(statistics.brier(truth, values), "mean squared difference")
@@ -104,9 +104,10 @@ def _of_label(
     return found
 
 
-def _accuracy(answers: LabelAnswers, patients: NDArray[np.str_]) -> Interval:
+def share_right(answers: LabelAnswers, patients: NDArray[np.str_]) -> Interval:
+    """Return the share of right answers; ``patients`` [N] are those of the label's images."""
     right = answers.truth == answers.answer
-    return statistics.share(right, right.astype(np.float64), patients)
+    return statistics.share(right, answers.for_truth, patients)
 
 
 def _kappa(answers: LabelAnswers, patients: NDArray[np.str_]) -> Interval:
@@ -142,7 +143,7 @@ def _without_copies(
         whose = fewer.patients[label.rows]
         area = statistics.delong(label.positive, label.probability, patients=whose)
         found[f"auc/{label.label}"] = _area(f"auc_without_copies/{label.label}", area, notes)
-        found[f"accuracy/{label.label}"] = _accuracy(label, whose)
+        found[f"accuracy/{label.label}"] = share_right(label, whose)
     found |= _official(fewer, notes)
     return {key.replace("/", "_without_copies/", 1): value for key, value in found.items()}
 
@@ -205,7 +206,7 @@ def _band(
     wrong = (called & ~diseased) | (spared & diseased)
 
     def among(hits: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> Interval:
-        return statistics.share(hits[chosen], hits[chosen].astype(np.float64), patients[chosen])
+        return statistics.share(hits[chosen], answers.probability[chosen], patients[chosen])
 
     return {
         "indeterminate": among(between, np.ones_like(between)),
@@ -216,26 +217,19 @@ def _band(
 
 def _official(split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:
     only = split.labels[0]
-    if len(split.labels) == 1 and only.exclusive and only.classes.shape[1] > 2:
-        area = patient_bootstrap(only.truth, only.classes, split.patients[only.rows])
-        right = statistics.official_accuracy(only.truth, only.classes)
+    if len(split.labels) == 1:
+        whose = split.patients[only.rows]
+        if only.exclusive and only.classes.shape[1] > 2:
+            area = patient_bootstrap(only.truth, only.classes, whose)
+            columns = only.classes
+        else:
+            # the last column, whatever the card calls positive: BreastMNIST's class 1 is "normal"
+            columns = only.classes[:, -1]
+            area = statistics.delong(only.truth, columns, patients=whose)
+        right = statistics.official_right(only.truth, columns)
         return {
             "auc/official": _area("auc/official", area, notes),
-            "accuracy/official": statistics.proportion(
-                round(right * only.truth.size), only.truth.size
-            ),
-        }
-    if len(split.labels) == 1:
-        # the last column, whatever the card calls positive: BreastMNIST's class 1 is "normal"
-        last, whose = only.classes[:, -1], split.patients[only.rows]
-        right = statistics.official_accuracy(only.truth, last)
-        return {
-            "auc/official": _area(
-                "auc/official", statistics.delong(only.truth, last, patients=whose), notes
-            ),
-            "accuracy/official": statistics.proportion(
-                round(right * only.truth.size), only.truth.size
-            ),
+            "accuracy/official": statistics.share(right, only.for_truth, whose),
         }
     # each label over the images of which it is known; where all are, this is MedMNIST's own mean
     last_columns = [(label.truth, label.classes[:, -1]) for label in split.labels]
@@ -253,12 +247,7 @@ def _official(split: SplitAnswers, notes: list[str]) -> dict[str, Interval]:
 def _area(key: str, area: AucInterval, notes: list[str]) -> Interval:
     if area.note:
         notes.append(f"{key}: {area.note}")
-    return Interval(
-        value=statistics.known(area.value),
-        low=statistics.known(area.low),
-        high=statistics.known(area.high),
-        method=area.method,
-    )
+    return area.known()
 
 
 def _plain(value: float, method: str) -> Interval:

@@ -2,10 +2,9 @@
 
 The folds' networks differ, and so may the meaning of their probabilities: an area under the curve
 over all folds is therefore a stricter figure than the mean of the folds' own areas. Intervals
-resample patients.
+take the images of one patient together.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,15 @@ from data_schemas.errors import DatasetError
 from data_schemas.files import replacing
 from pipeline.evaluate.answers import LabelAnswers, SplitAnswers, answers_of
 from pipeline.evaluate.bootstrap import patient_bootstrap, plain_interval
+from pipeline.evaluate.measure import share_right
 from pipeline.evaluate.reliability import calibration_error
 from pipeline.evaluate.statistics import (
     auc,
     confusion,
-    known,
+    delong,
     macro_auc,
-    proportion,
     quadratic_kappa,
+    share,
 )
 from pipeline.ingest.store import Dataset
 from pipeline.model import decision
@@ -140,7 +140,7 @@ def questions(label: LabelAnswers, patients: NDArray[np.str_], kind: str) -> lis
 
 
 def pooled_statistics(folds: Sequence[FoldAnswers], info: DatasetInfo) -> dict[str, Interval]:
-    """Return the figures of all folds together, with intervals from 2,000 draws of patients.
+    """Return the figures of all folds together, with intervals that take a patient's images together.
 
     Keys: ``auc/NAME`` and ``ece/NAME`` (15 bins of equal mass) of every question,
     ``accuracy/LABEL``, ``auc_macro/LABEL`` (mean of one class against the rest) of a label of
@@ -152,14 +152,15 @@ def pooled_statistics(folds: Sequence[FoldAnswers], info: DatasetInfo) -> dict[s
     for first in folds[0].answers.labels:
         label, patients = together(folds, first.label)
         for question in questions(label, patients, kinds[label.label]):
-            found[f"auc/{question.name}"] = _area(question.positive, question.probability, patients)
+            area = delong(question.positive, question.probability, patients=patients)
+            found[f"auc/{question.name}"] = area.known()
             found[f"ece/{question.name}"] = calibration_error(
                 question.positive, question.probability, patients
             )
-        right = label.truth == label.answer
-        found[f"accuracy/{label.label}"] = _share(right, np.ones_like(right), patients)
+        found[f"accuracy/{label.label}"] = share_right(label, patients)
         if label.exclusive:
-            found[f"auc_macro/{label.label}"] = _area(label.truth, label.classes, patients)
+            macro = patient_bootstrap(label.truth, label.classes, patients)
+            found[f"auc_macro/{label.label}"] = macro.known()
         if kinds[label.label] == "ordinal":
             found |= _kappas(label, patients)
     return found | _verdicts(folds)
@@ -243,52 +244,16 @@ def _kappas(label: LabelAnswers, patients: NDArray[np.str_]) -> dict[str, Interv
 
 def _verdicts(folds: Sequence[FoldAnswers]) -> dict[str, Interval]:
     name = folds[0].answers.primary
-    called, truth, patients = [], [], []
-    for fold in folds:
-        label = _of(fold, name)
-        verdicts = np.array(fold.answers.verdicts, np.str_)[label.rows]
-        called.append(verdicts == "positive")
-        truth.append(label.positive == 1)
-        patients.append(fold.answers.patients[label.rows])
-    yes, diseased, who = (np.concatenate(part) for part in (called, truth, patients))
-    return {
-        f"sensitivity/{name}": _share(yes, diseased, who),
-        f"specificity/{name}": _share(~yes, ~diseased, who),
-    }
-
-
-def _share(
-    hits: NDArray[np.bool_], among: NDArray[np.bool_], patients: NDArray[np.str_]
-) -> Interval:
-    """Return the share of ``hits`` among some images, with its counts and interval by patient."""
-
-    def share(weights: Ints) -> float:
-        total = int(weights[among].sum())
-        return int(weights[hits & among].sum()) / total if total else math.nan
-
-    found = plain_interval(share(np.ones(hits.size, np.int64)), share, patients)
-    numerator, denominator = int((hits & among).sum()), int(among.sum())
-    if numerator in (0, denominator):  # every draw is like it; patients, not images, are the trials
-        found = proportion(*_patients(hits, among, patients))
-        found = found.model_copy(update={"method": f"{found.method}, of patients"})
-    return found.model_copy(update={"numerator": numerator, "denominator": denominator})
-
-
-def _patients(
-    hits: NDArray[np.bool_], among: NDArray[np.bool_], patients: NDArray[np.str_]
-) -> tuple[int, int]:
-    trials = np.unique(patients[among]).size
-    return (trials if hits[among].any() else 0), trials
-
-
-def _area(truth: Ints, scores: Floats, patients: NDArray[np.str_]) -> Interval:
-    found = patient_bootstrap(truth, scores, patients)
-    method = f"{found.method}: {found.note}" if found.note else found.method
-    if found.low == found.high:
-        return Interval(value=known(found.value), method=method)
-    return Interval(
-        value=known(found.value), low=known(found.low), high=known(found.high), method=method
-    )
+    verdicts = [np.array(one.answers.verdicts, np.str_)[_of(one, name).rows] for one in folds]
+    called = np.concatenate(verdicts) == "positive"
+    label, patients = together(folds, name)
+    found = {}
+    for key, among, said in (
+        ("sensitivity", label.positive == 1, called),
+        ("specificity", label.positive == 0, ~called),
+    ):
+        found[f"{key}/{name}"] = share(said[among], label.probability[among], patients[among])
+    return found
 
 
 def _of(fold: FoldAnswers, label: str) -> LabelAnswers:

@@ -45,6 +45,12 @@ class AucInterval:
     method: str
     note: str = ""
 
+    def known(self) -> Interval:
+        """Return value and limits as a card holds them: what the data don't define is ``None``."""
+        return Interval(
+            value=known(self.value), low=known(self.low), high=known(self.high), method=self.method
+        )
+
 
 def clopper_pearson(successes: float, trials: float, level: float = 0.95) -> tuple[float, float]:
     """Return the exact two-sided interval of a proportion (Clopper & Pearson 1934).
@@ -131,6 +137,8 @@ def proportion(count: int, total: int, effect: float = 1.0) -> Interval:
 def share(hits: NDArray[np.bool_], scores: Floats, patients: NDArray[np.str_]) -> Interval:
     """Return the share of hits with an interval that takes the images of one patient together.
 
+    Where all or none are hits nothing tells how alike a patient's images are: patients are the trials.
+
     Parameters
     ----------
     hits
@@ -141,7 +149,10 @@ def share(hits: NDArray[np.bool_], scores: Floats, patients: NDArray[np.str_]) -
     patients
         Whose images these are, [N].
     """
-    return proportion(int(hits.sum()), hits.size, design_effect(scores, patients))
+    count, trials = int(hits.sum()), np.unique(patients).size
+    alike = trials > 0 and count in (0, hits.size)
+    effect = hits.size / trials if alike else design_effect(scores, patients)
+    return proportion(count, hits.size, effect)
 
 
 def known(value: float) -> float | None:
@@ -190,10 +201,8 @@ def delong(
 
     Parameters
     ----------
-    labels
-        0 or 1, [N].
-    scores
-        Larger means more likely 1, [N].
+    labels, scores
+        As :func:`auc` takes them.
     level
         Of the interval.
     patients
@@ -257,24 +266,24 @@ def official_auc(labels: Integers, scores: Floats) -> float:
     return macro_auc(truth, columns)
 
 
-def official_accuracy(labels: Integers, scores: Floats) -> float:
-    """Return ACC as MedMNIST scores it: score > 0.5 (strictly) for binary, argmax for classes."""
+def official_right(labels: Integers, scores: Floats) -> NDArray[np.bool_]:
+    """Return which answers MedMNIST counts as right: score > 0.5 (strictly) for binary, argmax for classes.
+
+    The shape is that of ``labels``: [N], or [N, K] of several binary labels.
+    """
     truth, columns = np.asarray(labels), np.asarray(scores)
-    if len(truth) == 0:
-        return math.nan
     if truth.ndim == 2 and truth.shape[1] > 1:
-        return float(np.mean((columns > OFFICIAL_THRESHOLD) == (truth == 1)))
+        return np.asarray((columns > OFFICIAL_THRESHOLD) == (truth == 1))
     truth = truth.reshape(len(truth))
     if columns.ndim == 1 or columns.shape[1] <= 2:
-        answers = columns.reshape(len(truth), -1)[:, -1] > OFFICIAL_THRESHOLD
-        return accuracy(truth, answers.astype(np.int64))
-    return accuracy(truth, np.argmax(columns, axis=1))
+        last = columns.reshape(len(truth), -1)[:, -1]
+        return np.asarray((last > OFFICIAL_THRESHOLD).astype(np.int64) == truth)
+    return np.asarray(np.argmax(columns, axis=1) == truth)
 
 
-def accuracy(labels: Integers, answers: Integers) -> float:
-    """Return the share of answers that equal the label; ``nan`` for none."""
-    truth = np.asarray(labels)
-    return float(np.mean(truth == np.asarray(answers))) if truth.size else math.nan
+def official_accuracy(labels: Integers, scores: Floats) -> float:
+    """Return ACC as MedMNIST scores it: the share of :func:`official_right`; ``nan`` of none."""
+    return float(np.mean(official_right(labels, scores))) if len(labels) else math.nan
 
 
 def confusion(labels: Integers, answers: Integers, classes: int) -> NDArray[np.int64]:

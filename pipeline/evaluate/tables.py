@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_schemas.card import Interval
 from pipeline.evaluate import statistics
 from pipeline.evaluate.answers import LabelAnswers, SplitAnswers
 from pipeline.evaluate.mistakes import WORDS, worst
@@ -65,7 +64,7 @@ def classes(answers: SplitAnswers) -> Table:
             rows.append(
                 (
                     *(label.label, name, int(own.sum()), int(said.sum()), found.numerator),
-                    *(with_limits(found), with_limits(_interval(area))),
+                    *(with_limits(found), with_limits(area.known())),
                 )
             )
     columns = ("label", "class", "images", "answered", "right", "recall", "auc_against_rest")
@@ -103,18 +102,13 @@ def _figures(
     yield int(np.unique(whose).size)
     yield int(truth.size)
     yield int(truth.sum())
-    yield with_limits(_interval(statistics.delong(truth, probability, patients=whose)))
+    yield with_limits(statistics.delong(truth, probability, patients=whose).known())
     if label.point is None:
         yield from ("no operating point",) * 2
         return
     called = probability >= label.point.high
     for wanted, said in ((truth == 1, called), (truth == 0, ~called)):
         yield with_limits(statistics.share(said[wanted], probability[wanted], whose[wanted]))
-
-
-def _interval(area: statistics.AucInterval) -> Interval:
-    value, low, high = (statistics.known(one) for one in (area.value, area.low, area.high))
-    return Interval(value=value, low=low, high=high)
 
 
 def _plain(value: object) -> str:

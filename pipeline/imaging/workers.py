@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
@@ -165,7 +165,7 @@ class Crew(Generic[In, Out]):
                 return
             self._gather(busy)
             asked = time.monotonic()
-            self._wait(busy)
+            wait([worker.connection for worker in busy], self._patience(busy))
             self._heard = time.monotonic()
             late = self._heard - asked - _TICK_S
             for worker in busy:
@@ -185,13 +185,6 @@ class Crew(Generic[In, Out]):
         until = self._heard + min(_GATHER * self._pace, _GATHER_S)
         if all(len(worker.given) > _LEAST for worker in busy):
             time.sleep(max(0.0, until - time.monotonic()))
-
-    def _wait(self, busy: list[_Worker]) -> None:
-        """Return when somebody has said something, or it is time to look at the clock."""
-        poll = select.poll()
-        for worker in busy:
-            poll.register(worker.connection, select.POLLIN)
-        poll.poll(1000 * self._patience(busy))
 
     def _hand_out(self, again: deque[In], source: Iterator[In]) -> bool:
         """Fill the hands of workers that hold little; tell whether ``source`` may hold more."""

@@ -165,7 +165,7 @@ def page(
     return f"""## {task.head.primary}: {len(folds)} folds by patient on {task.info.name}
 
 Every image was answered once, by a network that had seen no image of its patient. Nothing was \
-chosen on a fold's test images. Intervals are of 95 %, from draws of patients.
+chosen on a fold's test images. Intervals are of 95 %, of patients and not of images.
 
 {table(folds, rows, found)}
 

@@ -106,10 +106,10 @@ def _who(kinds: tuple[Plan, ...]) -> str:
 
 def _same_maps(task: Task) -> None:
     """Raise :class:`TrainingError` if the kinds' evidence maps can't be averaged, before hours go by."""
-    size, sides = task.info.size, []
-    for kind in task.plan.kinds():
-        network = networks.build(kind.network, task.head.columns, size)
-        sides.append(network.cells(size))
+    size, kinds = task.info.size, task.plan.kinds()
+    if len(kinds) == 1:
+        return
+    sides = [networks.build(one.network, task.head.columns, size).cells(size) for one in kinds]
     if len(set(sides)) > 1:
         names = task.plan.backbones.split("+")
         told = ", ".join(f"{n} {k} x {k}" for n, k in zip(names, sides, strict=True))

@@ -25,7 +25,7 @@ from data_schemas.plan import Plan
 from data_schemas.settings import flat
 from data_schemas.version import our_version
 from pipeline.train.checkpoint import facts_of
-from pipeline.train.world import World
+from pipeline.train.world import World, threads_of
 
 Say = Callable[[str], None]
 
@@ -59,7 +59,7 @@ def begun_with(run_id: str, plan: Plan, info: DatasetInfo, world: World) -> Begu
         dataset_sha256=info.content_sha256,
         contract_sha256=info.contract_sha256,
         processes=world.size,
-        threads=torch.get_num_threads(),
+        threads=max(threads_of(kind.threads) for kind in plan.kinds()),
         device=world.device.type,
         hilum_version=our_version(),
         torch_version=str(torch.__version__),

@@ -121,7 +121,12 @@ class World:
 
 def use_threads(threads: int) -> None:
     """Let torch use so many threads from now on; 0: all cores this process may use."""
-    torch.set_num_threads(threads or available_cores())
+    torch.set_num_threads(threads_of(threads))
+
+
+def threads_of(threads: int) -> int:
+    """Return how many threads a plan's number means here: 0 is all cores this process may use."""
+    return threads or available_cores()
 
 
 def open_world(device: str, threads: int, seed: int, *, rank: int = 0, size: int = 1) -> World:

@@ -101,11 +101,21 @@ def test_figures_are_those_of_the_package_on_the_test_split(road, evaluation, tm
     sensitivity = found["sensitivity/referable"]
     counts = (int((called & (truth == 1)).sum()), int(truth.sum()))
     assert (sensitivity.numerator, sensitivity.denominator) == counts
-    whose = dataset.patients()[indices][truth == 1]
-    effect = statistics.design_effect(probability[truth == 1], whose)
+    whose = dataset.patients()[indices]
+    ill = np.unique(whose[truth == 1]).size
+    # all are found: patients are the trials
+    assert counts[0] == counts[1] > ill
+    assert (sensitivity.low, sensitivity.high) == pytest.approx(
+        statistics.clopper_pearson(ill, ill)
+    )
+    # some answers are right: images of a patient count by how alike their probabilities are
+    right = called == truth
+    assert 0 < right.sum() < right.size
+    effect = statistics.design_effect(np.where(truth == 1, probability, 1 - probability), whose)
     assert effect >= 1
-    fewer = (counts[0] / effect, counts[1] / effect)
-    assert (sensitivity.low, sensitivity.high) == statistics.clopper_pearson(*fewer)
+    accuracy = found["accuracy/referable"]
+    fewer = (int(right.sum()) / effect, right.size / effect)
+    assert (accuracy.low, accuracy.high) == pytest.approx(statistics.clopper_pearson(*fewer))
     assert evaluation.confusion["referable"] == tuple(
         map(tuple, statistics.confusion(truth, called.astype(int), 2).tolist())
     )

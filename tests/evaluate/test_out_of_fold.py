@@ -131,10 +131,12 @@ def test_where_every_draw_is_alike_no_interval_of_width_nought_is_told():
     # four of four images, of three patients: Clopper-Pearson of 3 of 3
     assert (hit.value, hit.numerator, hit.denominator) == (1.0, 4, 4)
     assert (hit.low, hit.high) == (pytest.approx(0.025 ** (1 / 3)), 1.0)
-    assert "of patients" in hit.method
-    for key in ("auc/grade_ge2", "kappa/grade"):
-        assert (found[key].value, found[key].low) == (1.0, None)
-        assert "same" in found[key].method
+    assert "4 images count as 3.0" in hit.method
+    assert (found["kappa/grade"].value, found["kappa/grade"].low) == (1.0, None)
+    assert "same" in found["kappa/grade"].method
+    # two patients are ill, three are not
+    apart = found["auc/grade_ge2"]
+    assert (apart.value, apart.low) == (1.0, pytest.approx(0.025 ** (1 / 2)))
 
 
 def test_the_calibration_error_lies_within_its_interval():

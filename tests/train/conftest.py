@@ -86,6 +86,38 @@ def memory_set():
     return make_set
 
 
+@pytest.fixture
+def broken_off(tmp_path, monkeypatch):
+    """Begin a training in a folder of its own, break it off, and return what it was begun with.
+
+    ``carry_out(dataset, plan, state, track)`` trains; ``place`` is (epoch, step), or (epoch, None) for
+    the end of an epoch.
+    """
+    from pipeline.train import state as states
+    from pipeline.train.world import World
+
+    monkeypatch.chdir(tmp_path)
+
+    def until(dataset, plan, carry_out, place):
+        heard = []
+
+        def broken(epoch, step, metrics):
+            heard.append(epoch)
+            if place == (epoch, step) or (place == (epoch, None) and metrics is not None):
+                raise ZeroDivisionError
+
+        begun = states.begun_with("r", plan, dataset.info, World())
+        with (
+            states.begin(Path("states"), begun, lambda _: None) as state,
+            pytest.raises(ZeroDivisionError),
+        ):
+            carry_out(dataset, plan, state, broken)
+        assert heard[-1] == place[0]
+        return begun
+
+    return until
+
+
 def ingest_drawn(folder, splits, noise, bright):
     """Ingest drawn 28-px images, every second one ``bright`` in its upper half; return the data set."""
     generator = np.random.default_rng(0)

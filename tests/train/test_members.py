@@ -82,27 +82,10 @@ def carried_out(dataset, plan, state=None, track=lambda *_: None):
 
 
 @pytest.mark.parametrize("place", [(2, 1), (3, 2), (4, None)])
-def test_a_training_of_several_networks_goes_on_bit_for_bit(
-    memory_set, tmp_path, monkeypatch, place
-):
+def test_a_training_of_several_networks_goes_on_bit_for_bit(memory_set, broken_off, place):
     """Broken off in the first network, in the second, and after the very last step."""
-    monkeypatch.chdir(tmp_path)
-    dataset, said = graded(memory_set), []
-    heard = []
-
-    def broken(epoch, step, metrics):
-        heard.append(epoch)
-        if place == (epoch, step) or (place == (epoch, None) and metrics is not None):
-            raise ZeroDivisionError
-
-    begun = states.begun_with("r", PLAN, dataset.info, World())
-    with (
-        states.begin(Path("states"), begun, lambda _: None) as state,
-        pytest.raises(ZeroDivisionError),
-    ):
-        carried_out(dataset, PLAN, state, broken)
-    assert heard[-1] == place[0]
-    more = []
+    dataset, said, more = graded(memory_set), [], []
+    begun = broken_off(dataset, PLAN, carried_out, place)
     with states.reopen(Path("states"), begun, dataset.info, said.append) as state:
         resumed = carried_out(dataset, PLAN, state, lambda epoch, *_: more.append(epoch))
         assert state.spent_s > 0
@@ -156,6 +139,14 @@ def test_networks_of_two_kinds_answer_in_one_package(memory_set, mlflow_uri, tmp
     assert subject.network.head.in_channels == 128
 
 
+def test_what_a_run_was_begun_with_names_the_threads_of_both_kinds(memory_set):
+    beside = TWO_KINDS.beside.model_copy(update={"threads": 3})
+    plan = TWO_KINDS.model_copy(update={"beside": beside})
+    info = memory_set().info
+    assert states.begun_with("r", plan, info, World()).threads == 3
+    assert states.begun_with("r", PLAN, info, World()).threads == 1
+
+
 def test_each_kind_counts_the_same():
     members = [networks.build(PLAN.network, 2, 16).eval() for _ in range(3)]
     pixels = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
@@ -204,23 +195,11 @@ def test_want_of_memory_names_the_batch_of_its_kind(memory_set, monkeypatch):
     room.refuse_without_room(TWO_KINDS, dataset, World(), 1)
 
 
-def test_the_second_kind_goes_on_bit_for_bit(memory_set, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_second_kind_goes_on_bit_for_bit(memory_set, broken_off):
     beside = TWO_KINDS.beside.model_copy(update={"epochs": 2})
     plan = TWO_KINDS.model_copy(update={"beside": beside})
-    dataset = graded(memory_set)
-
-    def broken(epoch, step, metrics):
-        if (epoch, step) == (6, 1):
-            raise ZeroDivisionError
-
-    begun = states.begun_with("r", plan, dataset.info, World())
-    with (
-        states.begin(Path("states"), begun, lambda _: None) as state,
-        pytest.raises(ZeroDivisionError),
-    ):
-        carried_out(dataset, plan, state, broken)
-    more = []
+    dataset, more = graded(memory_set), []
+    begun = broken_off(dataset, plan, carried_out, (6, 1))
     with states.reopen(Path("states"), begun, dataset.info, lambda _: None) as state:
         resumed = carried_out(dataset, plan, state, lambda epoch, *_: more.append(epoch))
     assert min(more) == 6

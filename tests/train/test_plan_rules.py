@@ -281,6 +281,19 @@ def test_a_second_kind_that_would_take_over_half_of_the_time_is_left_out():
     assert replace(slow, epochs=60).of(less).total_s <= 60 * 40
 
 
+def test_a_second_kind_that_was_asked_for_is_given_its_time():
+    timed = replace(estimate(image_s=0.05), beside=estimate(image_s=0.05))
+    assert 4 < timed.beside.networks_s / 60 < 6
+    asked = {"beside.backbone": "resnet18"}
+    alone, _ = planned(timed=replace(timed, beside=None), minutes=8.0)
+    both, _ = planned(given=asked, timed=timed, minutes=8.0)
+    assert both.beside.backbone == "resnet18"  # though it takes over half of the time
+    assert both.learning.epochs < alone.learning.epochs
+    assert timed.of(both).total_s <= 60 * 8
+    three, _ = planned(given={**asked, "beside.members": 3}, timed=timed, minutes=30.0)
+    assert timed.of(three).total_s <= 60 * 30
+
+
 def test_a_gpu_carries_a_larger_network_and_batch():
     many = (label(counts=(40_000, 30_000)),)
     plan, _ = planned(labels=many, machine=SERVER, size=224)

@@ -62,6 +62,7 @@ class Facts:
     minutes_given: bool = False  # somebody asked for it, so that the plan is shortened to it
     estimate: Estimate | None = None
     chosen: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)  # what was asked for, by dotted key
     cells: int = 0  # side of the evidence map that these networks must make; 0: any
 
     def of_beside(self, backbone: str) -> "Facts":

@@ -142,6 +142,7 @@ TIME_FOR_MORE = When(
 
 MOST_SMALL_MEMBERS = 5
 MOST_BESIDE = 2
+"""Networks of one ensemble: small ones, and beside them ones from ImageNet. More were not measured."""
 
 
 def times_each(f: Facts, each: float, fewest: int, most: int) -> int:
@@ -166,10 +167,9 @@ def usual_epochs(f: Facts) -> int:
 def room_s(f: Facts) -> float:
     """Return the seconds that networks of the first kind may take together."""
     assert f.estimate is not None  # noqa: S101 - its condition says so
-    other = f.estimate.beside
-    count = max(other.members, MOST_BESIDE if TIME_FOR_TWO.holds(f) else 1) if other else 0
-    beside = 0.0 if BESIDE_TOO_SLOW.holds(f) else 60 * f.beside_minutes * count
-    return 60 * f.minutes - f.estimate.around_s - beside
+    kept = "beside.backbone" in f.given or not BESIDE_TOO_SLOW.holds(f)
+    count = int(f.given.get("beside.members", MOST_BESIDE if TIME_FOR_TWO.holds(f) else 1))
+    return 60 * f.minutes - f.estimate.around_s - kept * count * 60 * f.beside_minutes
 
 
 def affordable_epochs(f: Facts) -> int:
@@ -432,7 +432,7 @@ def decide(facts: Facts, given: dict[str, Any] | None = None) -> tuple[Decision,
 
     ``facts.chosen`` holds them afterwards.
     """
-    given = given or {}
+    given = facts.given = given or {}
     facts.chosen.clear()
     decisions = []
     other: Facts | None = None  # of networks of a second kind, once there is one
