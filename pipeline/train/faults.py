@@ -24,8 +24,8 @@ from pipeline.train.loop import NotFiniteError
 from pipeline.train.task import Task
 from pipeline.train.world import World
 
-BATCHES = ("learning.batch", "beside.batch")
-"""The settings that an error of want of memory names as its place: of each kind of network."""
+BATCH = "learning.batch"
+"""The setting that an error of want of memory names as its place."""
 BATCH_FILE = "errors/batch.json"
 NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "std::bad_alloc")
 LOST_PEER = ("onnection closed by", "onnection reset by", "Timed out waiting", "ncclRemoteError")
@@ -38,17 +38,6 @@ def naming_the_batch(batches: TrainingBatches) -> Iterator[None]:
         yield
     except NotFiniteError as error:
         error.rows = batches.rows(error.epoch, error.step)
-        raise
-
-
-@contextmanager
-def naming_the_kind(plan: Plan, world: World, key: str) -> Iterator[None]:
-    """Turn want of memory into an error that names the batch of this kind of network: ``key``."""
-    try:
-        yield
-    except Exception as error:
-        if _is_memory(error, str(error)):
-            raise out_of_memory(plan, world, key) from error
         raise
 
 
@@ -105,7 +94,7 @@ def may_go_on(error: BaseException) -> bool:
     return not (isinstance(error, Exception) and _is_memory(error, str(error)))
 
 
-def out_of_memory(plan: Plan, world: World, key: str = BATCHES[0]) -> TrainingError:
+def out_of_memory(plan: Plan, world: World) -> TrainingError:
     """Return the error of a batch that did not fit, with the batch to try."""
     learning = plan.learning
     parts = f" in {learning.accumulate} parts" if learning.accumulate > 1 else ""
@@ -114,11 +103,11 @@ def out_of_memory(plan: Plan, world: World, key: str = BATCHES[0]) -> TrainingEr
     what = f"batch {learning.batch}{parts} did not fit into {memory}"
     if not smaller:
         mend = "try a smaller network.backbone, or smaller images"
-        return TrainingError(what, where=key, mend=mend)
+        return TrainingError(what, where=BATCH, mend=mend)
     return TrainingError(
         f"{what}: try {smaller}",
-        where=key,
-        mend=f"--set {key}={smaller}, or --set learning.accumulate="
+        where=BATCH,
+        mend=f"--set learning.batch={smaller}, or --set learning.accumulate="
         f"{2 * learning.accumulate}, which keeps the batch and takes it in parts",
     )
 

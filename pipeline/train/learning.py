@@ -13,10 +13,11 @@ from pipeline.train import augment, judge, labels, networks, weights
 from pipeline.train.batches import Order, TrainingBatches, in_order
 from pipeline.train.compiling import compiled
 from pipeline.train.ensemble import AnyNetwork, answering
-from pipeline.train.faults import BATCHES, naming_the_batch, naming_the_kind
+from pipeline.train.faults import naming_the_batch, told
 from pipeline.train.keeping import keeper
+from pipeline.train.kinds import naming_its_settings
 from pipeline.train.labels import Floats, Ints
-from pipeline.train.loop import Fitted, Metrics, Training, fit
+from pipeline.train.loop import CALMER, Fitted, Metrics, Training, fit
 from pipeline.train.mixing import Mixing, Part
 from pipeline.train.precision import suit
 from pipeline.train.state import StateFolder
@@ -57,16 +58,15 @@ def train_network(
     own below ``state``, so that a stopped training goes on within the member it was at.
     """
     plan, plans = task.plan, task.plan.each()
-    _same_maps(task)
     members, fits, licences, earlier = [], [], [], 0
     for number, seeded in enumerate(plans):
         own = replace(task, plan=seeded)
         use_threads(seeded.threads)
-        network, licence = build_network(own, world)
         heard = partial(_after, track, earlier)
         below = state.of_member(number) if state is not None and len(plans) > 1 else state
-        key = BATCHES[number >= plan.network.members]
-        with naming_the_kind(seeded, world, key):
+        second, why = number >= plan.network.members, partial(told, plan=seeded, world=world)
+        with naming_its_settings(second=second, told=why):
+            network, licence = build_network(own, world)
             fits.append(learn(network, own, world, heard, below, say))
         members.append(network)
         licences.append(licence)
@@ -102,23 +102,6 @@ def _who(kinds: tuple[Plan, ...]) -> str:
         return f"the mean of {kinds[0].network.members} networks"
     counts = (f"{kind.network.members} of {kind.network.backbone}" for kind in kinds)
     return f"the mean of two kinds of networks, each counting the same: {' and '.join(counts)}"
-
-
-def _same_maps(task: Task) -> None:
-    """Raise :class:`TrainingError` if the kinds' evidence maps can't be averaged, before hours go by."""
-    size, kinds = task.info.size, task.plan.kinds()
-    if len(kinds) == 1:
-        return
-    sides = [networks.build(one.network, task.head.columns, size).cells(size) for one in kinds]
-    if len(set(sides)) > 1:
-        names = task.plan.backbones.split("+")
-        told = ", ".join(f"{n} {k} x {k}" for n, k in zip(names, sides, strict=True))
-        raise TrainingError(
-            f"the evidence maps of its networks differ: {told} cells",
-            where="beside.size",
-            mend=f"give a size and a stride that make {sides[0]} cells a side, such as "
-            f"beside.size={task.plan.beside.stride * sides[0]}",
-        )
 
 
 def _after(track: Track, earlier: int, epoch: int, step: int, metrics: Metrics | None) -> None:
@@ -177,6 +160,9 @@ def learn(
         def validate(net: torch.nn.Module) -> Metrics:
             between = partial(keep, training)  # a stop need not wait for all of the tuning split
             logits = split_logits(net, task, rows["tune"], world, precision, between)
+            if not np.isfinite(logits).all():  # its last step was one too far: no loss has seen it
+                what = f"after epoch {training.epoch} the network's answers are no longer finite"
+                raise TrainingError(what, mend=CALMER)
             tune = judge.tune_metrics(task.head, logits, task.targets[rows["tune"]])
             return {**tune, "time/waited_s": batches.waited_s}
 

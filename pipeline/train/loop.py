@@ -21,6 +21,10 @@ SCORE = "tune/auc"
 """The metric that stops and selects: higher is better. Where it is undefined, ``tune/loss`` does."""
 
 
+CALMER = "lower learning.rate, lengthen learning.warmup, or use learning.precision fp32"
+"""What to do about numbers that grow without end."""
+
+
 class NotFiniteError(TrainingError):
     """A loss or gradient is not finite; the weights are those of the step before."""
 
@@ -31,7 +35,7 @@ class NotFiniteError(TrainingError):
         )
         super().__init__(
             f"loss {loss:g} and gradient norm {norm:g} in epoch {epoch}, step {step}",
-            mend="lower learning.rate, lengthen learning.warmup, or use learning.precision fp32",
+            mend=CALMER,
         )
 
 

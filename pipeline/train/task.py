@@ -14,6 +14,7 @@ from data_schemas.errors import TrainingError
 from data_schemas.plan import Plan
 from data_schemas.terms import SPLITS, Split
 from pipeline.train import labels
+from pipeline.train.kinds import refuse_unlike_maps
 from pipeline.train.labels import Floats, Ints
 from pipeline.train.leaks import Leaks, check_leaks
 from pipeline.train.loop import Metrics
@@ -89,6 +90,7 @@ def prepare(dataset: TrainingSet, plan: Plan, leaks: Leaks | None = None) -> Tas
     """
     leaks = leaks or check_leaks(dataset, accept=plan.accept_leaks)
     head = labels.resolve_head(plan, dataset.info)
+    refuse_unlike_maps(plan, head.columns, dataset.info.size)
     targets = labels.label_matrix(dataset, head)
     whole = {split: np.asarray(dataset.indices(split), np.int64) for split in SPLITS}
     rows = {split: own[(targets[own] >= 0).any(axis=1)] for split, own in whole.items()}

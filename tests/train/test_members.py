@@ -195,6 +195,28 @@ def test_want_of_memory_names_the_batch_of_its_kind(memory_set, monkeypatch):
     room.refuse_without_room(TWO_KINDS, dataset, World(), 1)
 
 
+@pytest.mark.parametrize(
+    ("change", "where", "says"),
+    [
+        ({"backbone": "resnet0"}, "beside.backbone", "no backbone is called `resnet0`"),
+        ({"size": 8}, "beside.size", "the graph enlarges"),
+        ({"weights": "w.bin"}, "beside.weights", "is not a .safetensors file"),
+        ({"rate": 1e30}, "", "after epoch 1 the network's answers are no longer finite"),
+    ],
+)
+def test_errors_of_the_second_kind_name_its_own_settings(memory_set, change, where, says):
+    beside = TWO_KINDS.beside.model_copy(update=change)
+    plan = TWO_KINDS.model_copy(update={"beside": beside})
+    with pytest.raises(TrainingError, match=says) as found:
+        carried_out(memory_set(), plan)
+    assert (found.value.where or "") == where
+    if not where:
+        # accumulate and precision are the whole plan's
+        assert found.value.mend.startswith(
+            "lower beside.rate, lengthen beside.warmup, or use learning.precision"
+        )
+
+
 def test_the_second_kind_goes_on_bit_for_bit(memory_set, broken_off):
     beside = TWO_KINDS.beside.model_copy(update={"epochs": 2})
     plan = TWO_KINDS.model_copy(update={"beside": beside})

@@ -15,6 +15,7 @@ from data_schemas.plan import Plan
 from pipeline.train import augment, networks
 from pipeline.train.calibrating import CHECKED_IMAGES
 from pipeline.train.ensemble import VIEWS
+from pipeline.train.kinds import naming_its_settings
 from pipeline.train.loop import Training
 from pipeline.train.plan.cost import GIB, Estimate, Memory, Speed
 from pipeline.train.plan.machine import memory_for
@@ -163,8 +164,13 @@ def estimate(plan: Plan, shape: Shape, device: torch.device, seconds: float = 8.
         around_s=AROUND_S,
         after_s=_after_s(plan, shape, speed),
         small_share=learning.small_epochs,
-        beside=estimate(others[0], shape, device, seconds) if others else None,
+        beside=_beside(others[0], shape, device, seconds) if others else None,
     )
+
+
+def _beside(plan: Plan, shape: Shape, device: torch.device, seconds: float) -> Estimate:
+    with naming_its_settings(second=True):
+        return estimate(plan, shape, device, seconds)
 
 
 def _after_s(plan: Plan, shape: Shape, speed: Speed) -> float:

@@ -6,7 +6,8 @@ from data_schemas.errors import TrainingError
 from data_schemas.plan import Plan
 from pipeline.train import labels
 from pipeline.train.advice import smaller_batch
-from pipeline.train.faults import BATCHES
+from pipeline.train.faults import BATCH
+from pipeline.train.kinds import naming_its_settings
 from pipeline.train.plan.cost import gigabytes
 from pipeline.train.plan.estimate import Shape, measure_memory
 from pipeline.train.plan.machine import memory_for
@@ -27,11 +28,12 @@ def refuse_without_room(plan: Plan, dataset: TrainingSet, world: World, processe
     TrainingError
         If it doesn't fit; where ``learning.batch`` or ``beside.batch``, with a batch that would fit.
     """
-    for kind, key in zip(plan.kinds(), BATCHES, strict=False):
-        _refuse(kind, key, dataset, world, processes)
+    for place, kind in enumerate(plan.kinds()):
+        with naming_its_settings(second=place > 0):
+            _refuse(kind, dataset, world, processes)
 
 
-def _refuse(plan: Plan, key: str, dataset: TrainingSet, world: World, processes: int) -> None:
+def _refuse(plan: Plan, dataset: TrainingSet, world: World, processes: int) -> None:
     info = dataset.info
     head = labels.resolve_head(plan, info)
     shape = Shape(head.columns, info.size, info.channels, train=0, tune=0)
@@ -51,12 +53,12 @@ def _refuse(plan: Plan, key: str, dataset: TrainingSet, world: World, processes:
     )
     if not fitting:
         raise TrainingError(
-            what, where=key, mend="not one image fits: try a smaller network or smaller images"
+            what, where=BATCH, mend="not one image fits: try a smaller network or smaller images"
         )
     parts = math.ceil(learning.batch * learning.accumulate / fitting)
     raise TrainingError(
         what,
-        where=key,
-        mend=f"try {key} {smaller_batch(plan, fitting)}, or learning.accumulate {parts}, "
+        where=BATCH,
+        mend=f"try learning.batch {smaller_batch(plan, fitting)}, or learning.accumulate {parts}, "
         "which keeps the batch and takes it through the network in parts",
     )
