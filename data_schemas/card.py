@@ -27,6 +27,10 @@ class Output(Part):
     )
 
 
+UNPROVEN = "none"
+"""The rule of a point of which the calibration split, all of one class, shows nothing."""
+
+
 class OperatingPoint(Part):
     """Thresholds on a calibrated probability. positive: p >= high; negative: p < low; else between."""
 
@@ -56,6 +60,11 @@ class OperatingPoint(Part):
         default=None, ge=0, description="positive images between low and high"
     )
     note: str = ""
+
+    @property
+    def proven(self) -> bool:
+        """Return whether sensitivity and specificity are measured, and not written for undefined."""
+        return self.rule != UNPROVEN
 
 
 class Interval(Part):

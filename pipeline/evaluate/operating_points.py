@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_schemas.card import OperatingPoint
+from data_schemas.card import UNPROVEN, OperatingPoint
 from data_schemas.errors import UsageError
 from data_schemas.plan import OperatingRule
 from pipeline.evaluate.statistics import clopper_pearson_lower, design_effect
@@ -145,7 +145,7 @@ def further(
 
 def _stands(point: OperatingPoint, rule: OperatingRule) -> bool:
     """Return whether a point follows its rule, and not one that stood in for it."""
-    return point.rule != "none" and (rule.rule == "youden") == (point.rule == "youden")
+    return point.proven and (rule.rule == "youden") == (point.rule == "youden")
 
 
 def _band(
@@ -274,7 +274,7 @@ def _undefined(images: int, positives: int, label: str, name: str) -> OperatingP
     return OperatingPoint(
         label=label,
         name=name,
-        rule="none",
+        rule=UNPROVEN,
         low=FALLBACK_THRESHOLD,
         high=FALLBACK_THRESHOLD,
         images=images,

@@ -15,7 +15,7 @@ from pipeline.ingest.store import Dataset
 
 GROUPS = ("site", "device", "laterality", "view", "modality", "format", "quality", "warnings")
 MOST_LEVELS = 20
-"""A column of more values than this is no grouping of patients."""
+"""Values of a column with a row of their own, those of most images; the others share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,18 @@ def subgroups(answers: SplitAnswers, dataset: Dataset) -> Table:
         values = np.array(
             [_plain(value) for value in dataset.manifest[column].to_pylist()], dtype=np.str_
         )[answers.indices][label.rows]
-        levels = np.unique(values)
-        if 2 <= levels.size <= MOST_LEVELS:
-            rows += [
-                (f"{column}: {level or 'unknown'}", *_figures(label, values == level, answers))
-                for level in levels
-            ]
+        levels, counts = np.unique(values, return_counts=True)
+        if levels.size < 2:
+            continue
+        own = np.sort(levels[np.argsort(-counts, kind="stable")[:MOST_LEVELS]])
+        rows += [
+            (f"{column}: {level or 'unknown'}", *_figures(label, values == level, answers))
+            for level in own
+        ]
+        others = ~np.isin(values, own)
+        if others.any():
+            name = f"{column}: {levels.size - own.size} others"
+            rows.append((name, *_figures(label, others, answers)))
     columns = ("group", "patients", "images", "positive", "auc", "sensitivity", "specificity")
     return Table(columns, tuple(rows))
 

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from data_schemas.card import OperatingPoint, Output
+from data_schemas.terms import Split
 from pipeline.evaluate import statistics
 
 Ints = NDArray[np.int64]
@@ -69,8 +70,10 @@ def roc(answers: Sequence[tuple[str, Ints, Floats]], split: str) -> Figure:
     return figure
 
 
-def reliability(truth: Ints, before: Floats, after: Floats, temperature: float) -> Figure:
-    """Draw observed share against probability before and after the temperature."""
+def reliability(
+    truth: Ints, before: Floats, after: Floats, temperature: float, split: Split
+) -> Figure:
+    """Draw observed share against probability before and after the temperature, on ``split``."""
     figure, axes = _figure(2)
     for axis, values, title in (
         (axes[0], before, "before calibration"),
@@ -83,7 +86,7 @@ def reliability(truth: Ints, before: Floats, after: Floats, temperature: float) 
         axis.plot(mean[filled], share[filled], "-", color=BLUE, linewidth=1)
         axis.scatter(mean[filled], share[filled], s=12 + 6 * counts[filled], color=BLUE, alpha=0.6)
         axis.set(
-            title=f"{title}\ncalibration split, ECE {error:.3f}",
+            title=f"{title}\n{split} split, ECE {error:.3f}",
             xlabel="probability",
             ylabel="observed share (area: images)",
             xlim=(-0.02, 1.02),
@@ -94,8 +97,8 @@ def reliability(truth: Ints, before: Floats, after: Floats, temperature: float) 
     return figure
 
 
-def score_histogram(truth: Ints, values: Floats, point: OperatingPoint) -> Figure:
-    """Draw the probabilities of negatives and positives, and where the thresholds lie."""
+def score_histogram(truth: Ints, values: Floats, point: OperatingPoint, split: Split) -> Figure:
+    """Draw the probabilities of negatives and positives of ``split``, and where the thresholds lie."""
     figure, axes = _figure(1, width=6.4)
     axis = axes[0]
     edges = np.linspace(0, 1, 26).tolist()
@@ -104,7 +107,7 @@ def score_histogram(truth: Ints, values: Floats, point: OperatingPoint) -> Figur
     for threshold in sorted({point.low, point.high}):
         axis.axvline(threshold, color="black", linestyle="--", linewidth=1)
     axis.set(
-        title=f"{point.label}: calibration split, threshold {point.high:.3f}\n{point.rule}",
+        title=f"{point.label}: {split} split, threshold {point.high:.3f}\n{point.rule}",
         xlabel="calibrated probability",
         ylabel="images",
     )

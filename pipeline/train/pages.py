@@ -66,9 +66,10 @@ def log_pages(
     truth = judge.is_positive(after, labelled[known])
     probability = judge.positive(after, calibrated.logits[known])
     uncalibrated = judge.positive(before, calibrated.logits[known])
-    reliability = figures.reliability(truth, uncalibrated, probability, after.temperature)
+    split = calibrated.split
+    reliability = figures.reliability(truth, uncalibrated, probability, after.temperature, split)
     run.log_figure(reliability, "figures/reliability.png")
-    histogram = figures.score_histogram(truth, probability, calibrated.points[place])
+    histogram = figures.score_histogram(truth, probability, calibrated.points[place], split)
     run.log_figure(histogram, "figures/scores.png")
     return {"learning": learning, "reliability": reliability, "scores": histogram}
 
@@ -131,7 +132,7 @@ def not_judged(
         good=f"Not judged on the test split yet. Tune AUC {fitted.best.get('tune/auc', math.nan):.3f}, "
         f"{chosen}{early}",
         sure=f"{calibrated.split} split ({count(point.images, 'image')}, {point.positives} positive): "
-        f"sensitivity {point.sensitivity:.2f}, specificity {point.specificity:.2f}{error}",
+        f"{_rates(point, 2)}{error}",
         whom=f"trained on {count(len(task.rows['train']), 'image')} ({_positives(task, 'train')} positive), "
         f"{count(info.patients, 'patient')} in all splits; {refused(info)}",
         data=of_data(info, task.leaks),
@@ -150,7 +151,7 @@ def log_review(run: TrackedRun, review: Review, card: Card, drawn: dict[str, Fig
         figures=drawn,
         sheets={},
         tables={},
-        remarks=[_point(point) for point in card.operating_points],
+        remarks=[described(point) for point in card.operating_points],
         facts=facts_of(card, run.run_id),
     )
     run.log_text(review_page(content), PAGE)
@@ -189,13 +190,20 @@ def name_of(task: Task) -> str:
     return f"{task.head.primary} {task.plan.backbones} seed {task.plan.seed}"
 
 
-def _point(point: OperatingPoint) -> str:
+def described(point: OperatingPoint) -> str:
+    """Return a point in one sentence: thresholds, rule, what it was chosen on, what that showed."""
     low = "" if point.low == point.high else f", negative below {point.low:.3f}"
     return (
         f"{point.label}: positive at a calibrated probability of {point.high:.3f} or more{low} "
         f"(rule {point.rule}; on {point.images} calibration images, {point.positives} of them "
-        f"positive: sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f})"
+        f"positive: {_rates(point, 3)})"
     )
+
+
+def _rates(point: OperatingPoint, digits: int) -> str:
+    if not point.proven:
+        return "sensitivity and specificity undefined"
+    return f"sensitivity {point.sensitivity:.{digits}f}, specificity {point.specificity:.{digits}f}"
 
 
 def _positives(task: Task, split: Split) -> int:

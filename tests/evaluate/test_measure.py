@@ -3,9 +3,10 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from pipeline.evaluate import statistics
+from pipeline.evaluate import statistics, tables
 from pipeline.evaluate.answers import SplitAnswers, answers_of
 from pipeline.evaluate.evaluate import metrics_of
 from pipeline.evaluate.figures import all_figures
@@ -127,3 +128,25 @@ def test_near_the_threshold_is_counted():
     logits = np.array([[0.0], [0.0001], [1.0], [-1.0]], np.float32)
     found = measure(_split(card, [np.array([0, 1, 1, 0])], logits), INFO, "")
     assert any("2 images lie within 0.0001" in note for note in found.notes)
+
+
+def test_of_many_sites_the_largest_have_a_row_each_and_no_image_is_left_out():
+    truth, logits = _grades()
+    answers = _split(tiny.card(outputs=(tiny.GRADES,)), [truth], logits)
+    # sites 0 to 4 have 11 images each, 5 to 24 two, 25 to 49 one
+    sites = [f"s{k % 5:02}" for k in range(55)]
+    sites += [f"s{5 + k % 20:02}" for k in range(40)]
+    sites += [f"s{25 + k:02}" for k in range(25)]
+    constant = pa.array(["x"] * 120)
+    manifest = pa.table(dict.fromkeys(tables.GROUPS, constant) | {"site": pa.array(sites)})
+    found = tables.subgroups(answers, SimpleNamespace(manifest=manifest))
+    images = {row["group"]: row["images"] for row in map(dict, _rows(found))}
+    assert [name for name in images if name != "all"][:5] == [f"site: s{k:02}" for k in range(5)]
+    assert images.pop("all") == 120
+    assert images.pop("site: 30 others") == 25 + 2 * 5
+    assert len(images) == tables.MOST_LEVELS
+    assert sum(images.values()) == 55 + 2 * 15
+
+
+def _rows(table):
+    return [zip(table.columns, row, strict=True) for row in table.rows]

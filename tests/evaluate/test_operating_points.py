@@ -11,6 +11,7 @@ from data_schemas.errors import UsageError
 from data_schemas.plan import OperatingRule
 from pipeline.evaluate.operating_points import choose, design_effect, further
 from pipeline.evaluate.statistics import clopper_pearson_lower
+from pipeline.train.pages import described
 
 SENSITIVITY = OperatingRule(rule="sensitivity", target=0.85)
 
@@ -89,6 +90,8 @@ def test_two_thresholds_leave_a_band_or_say_that_one_is_enough():
     assert "both targets" in point.note
     few = choose(labels[95:105], probabilities[95:105], rule, label="x")
     assert few.rule == "youden"
+    assert few.proven
+    assert "undefined" not in described(few)
     assert "sensitivity" in few.note
     assert "specificity" in few.note
 
@@ -98,6 +101,9 @@ def test_one_class_only_is_reported_not_crashed(value):
     point = choose(np.full(5, value), np.linspace(0, 1, 5), SENSITIVITY, label="x")
     assert (point.low, point.high, point.rule) == (0.5, 0.5, "none")
     assert "undefined" in point.note
+    assert not point.proven
+    # the zeros that stand for undefined are shown to nobody as figures
+    assert "sensitivity and specificity undefined" in described(point)
 
 
 def test_no_images():

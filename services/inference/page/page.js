@@ -58,8 +58,10 @@ async function introduce() {
   const points = model.operating_points.map((point) =>
     element("div", {}, `${words(point.label)}: positive from ${percent(point.high)}` +
       (point.low < point.high ? `, negative below ${percent(point.low)}` : "") +
-      ` (${words(point.rule)}; sensitivity ${percent(point.sensitivity)}, specificity ` +
-      `${percent(point.specificity)} on ${point.images} calibration images)`));
+      (point.rule === "none"
+        ? " (unproven: the calibration images are all of one class)"
+        : ` (${words(point.rule)}; sensitivity ${percent(point.sensitivity)}, specificity ` +
+          `${percent(point.specificity)} on ${point.images} calibration images)`)));
   const measured = model.evaluation === null
     ? "not measured"
     : element("div", {}, ...Object.entries(model.evaluation.statistics)
