@@ -80,14 +80,14 @@ def cross_validate(
                 tags={FOLD_TAG: str(fold.number), **tags},
                 resume=_goes_on(known, place.state),
             )
-            with steps.of(fold) as counted:
-                if known is None or not known.finished:
-                    world.hand_out(_ONE)
-                    say(f"{fold.name}: {len(task.rows['train'])} images to train on")
+            if known is None or not known.finished:
+                world.hand_out(_ONE)
+                say(f"{fold.name}: {len(task.rows['train'])} images to train on")
+                with steps.of(fold) as counted:
                     train(fold.dataset, plan, own, world, counted, say, fold.leaks)
-                else:
-                    world.hand_out(_NONE)
-                    say(f"{fold.name}: run {known.run_id} has finished")
+            else:
+                world.hand_out(_NONE)
+                say(f"{fold.name}: run {known.run_id} has finished")
             _measure(fold, run, say)
         folds = tuple(_answers(fold, run) for fold in made.folds)
         notes = (*made.notes, *tasks[0].notes)
@@ -117,7 +117,7 @@ class _Steps:
         def counted(done: int, _: int, note: str) -> None:
             self._progress(before + done, total, f"{fold.name}, {note}")
 
-        self._progress(before, total, fold.name)
+        # what was done before this call of the command isn't told: the time left follows from the rest
         yield counted
         # a fold that stopped early is whole, too
         self._progress(before + self._steps[fold.number], total, fold.name)

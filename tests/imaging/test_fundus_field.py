@@ -69,12 +69,12 @@ def test_the_prepared_circle_touches_the_four_sides_and_is_black_outside(fundus)
     contract = fundus.model_copy(update={"accept": Contract(name="x").accept})
     prepared = prepare(from_array(picture), contract)
     pixels = prepared.pixels
-    assert pixels.shape == (320, 320, 3)
+    assert pixels.shape == (448, 448, 3)
     assert pixels.flags.c_contiguous
-    middle = pixels[160].max(axis=1)
+    middle = pixels[224].max(axis=1)
     assert middle[4:-4].min() > 30, "lit from side to side"
-    corner = pixels[:40, :40]
-    assert corner[np.add.outer(np.arange(40), np.arange(40)) < 60].max() == 0
+    corner = pixels[:56, :56]
+    assert corner[np.add.outer(np.arange(56), np.arange(56)) < 84].max() == 0
     top, left, height, width = prepared.region
     assert height == width == pytest.approx(360, abs=6)
     assert top + height / 2 == pytest.approx(200, abs=3)

@@ -25,6 +25,7 @@ from pipeline.tracking import store
 from pipeline.tracking.children import child_runs
 from pipeline.tracking.finding import download
 from pipeline.train.folds import make_folds
+from services.cli.console import Console
 from services.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -247,8 +248,14 @@ def test_a_killed_cross_validation_goes_on_with_the_fold_it_was_in(
             time.sleep(0.005)
         psutil.Process(child.pid).send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
+    told = []
+    monkeypatch.setattr(Console, "progress", lambda _, *told_now: told.append(told_now))
     assert main(["train", str(dataset), "--resume", "last", "--json"]) == 0
     printed = capsys.readouterr()
+    # the first figure is the base of rate and time left: the fold that is done and the epoch before
+    done, total, _ = next(one for one in told if one[2].startswith("fold 2"))
+    assert total * 3 / 4 < done <= total
+    assert not any(one[2].startswith("fold 1") for one in told)
     resumed = json.loads(printed.out)
     assert resumed["run_id"] != whole["run_id"]
     assert "fold 1 of 2: run" in printed.err

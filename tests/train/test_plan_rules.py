@@ -294,6 +294,16 @@ def test_a_second_kind_that_was_asked_for_is_given_its_time():
     assert timed.of(three).total_s <= 60 * 30
 
 
+@pytest.mark.parametrize(
+    ("size", "machine", "share"),
+    [(448, LAPTOP, 0.6), (384, LAPTOP, 0.6), (320, LAPTOP, 0.0), (448, BARE, 0.0)],
+)
+def test_large_images_are_learned_from_smaller_ones_first(size, machine, share):
+    plan, why = planned(size=size, machine=machine)
+    assert plan.learning.small_epochs == share
+    assert why["learning.small_epochs"].kind == "rule"
+
+
 def test_a_gpu_carries_a_larger_network_and_batch():
     many = (label(counts=(40_000, 30_000)),)
     plan, _ = planned(labels=many, machine=SERVER, size=224)
