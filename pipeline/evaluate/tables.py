@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.evaluate import statistics
 from pipeline.evaluate.answers import LabelAnswers, SplitAnswers
 from pipeline.evaluate.mistakes import WORDS, worst
-from pipeline.evaluate.review import with_limits
+from pipeline.evaluate.review import count, with_limits
 from pipeline.ingest.store import Dataset
 
 GROUPS = ("site", "device", "laterality", "view", "modality", "format", "quality", "warnings")
@@ -46,14 +46,11 @@ def subgroups(answers: SplitAnswers, dataset: Dataset) -> Table:
         if levels.size < 2:
             continue
         own = np.sort(levels[np.argsort(-counts, kind="stable")[:MOST_LEVELS]])
-        rows += [
-            (f"{column}: {level or 'unknown'}", *_figures(label, values == level, answers))
-            for level in own
-        ]
+        groups = [(level or "unknown", values == level) for level in own.tolist()]
         others = ~np.isin(values, own)
         if others.any():
-            name = f"{column}: {levels.size - own.size} others"
-            rows.append((name, *_figures(label, others, answers)))
+            groups.append((count(levels.size - own.size, "other"), others))
+        rows += [(f"{column}: {name}", *_figures(label, of, answers)) for name, of in groups]
     columns = ("group", "patients", "images", "positive", "auc", "sensitivity", "specificity")
     return Table(columns, tuple(rows))
 

@@ -83,13 +83,15 @@ def export_metrics(card: Card) -> Metrics:
 
 def _metrics(fitted: Calibration, point: OperatingPoint, tail: str) -> Metrics:
     compared = {f"calibration/loss_{method}{tail}": loss for method, loss in fitted.losses.items()}
-    shown = ("sensitivity", "specificity") if point.proven else ()
-    rates = {f"calibration/{name}{tail}": float(getattr(point, name)) for name in shown}
+    rates = {
+        f"calibration/sensitivity{tail}": point.sensitivity,
+        f"calibration/specificity{tail}": point.specificity,
+    }
     return {
         f"calibration/temperature{tail}": fitted.temperature,
         f"calibration/loss_before{tail}": fitted.loss_before,
         f"calibration/loss_after{tail}": fitted.loss_after,
         f"calibration/threshold{tail}": point.high,
         **compared,
-        **rates,
+        **(rates if point.proven else {}),
     }
